@@ -1,0 +1,61 @@
+# Every target first makes or updates .venv: the pins of requirements.lock and this package, editable.
+# On Linux the torch wheel of PyPI brings the CUDA libraries (some GB). Where there is no GPU the CPU wheel is
+# enough and has the same version: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make repro
+
+# PYTHON=/path/to/python3.12 makes .venv with that interpreter; without it the first one that is new enough is taken.
+PYTHON ?= python3
+CANDIDATES = $(PYTHON) $(if $(filter file default undefined,$(origin PYTHON)),python3.11 python3.12 python3.13 python3.14)
+BIN := $(CURDIR)/.venv/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help repro test smoke lint lab bench lock
+.DEFAULT_GOAL := help
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+repro: .venv/.installed ## rebuild what is missing or out of date: figures, reports, claims (trains only what has changed)
+	PATH="$(BIN):$$PATH" $(BIN)/dvc repro
+	@echo "Done. Look at figures/ (SVG and PNG), reports/ (executed notebooks) and CLAIMS.md."
+
+test: .venv/.installed ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+smoke: .venv/.installed ## run the whole pipeline, training included, at its smallest scale
+	$(BIN)/excursions smoke
+
+lint: .venv/.installed ## check code and notebooks with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: .venv/.installed ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+bench: .venv/.installed ## measure speed: every script of benchmarks/ in turn
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python "$$script"; done
+
+# The pins that are there stay unless pyproject.toml forbids them; `make lock UPGRADE=1` takes the newest of everything.
+# The local part of a torch version (+cpu) names a build of the same release, so it is dropped.
+lock: .venv/.installed ## write requirements.lock anew from pyproject.toml
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/python -m piptools compile --quiet $(if $(UPGRADE),--upgrade) \
+	    --extra dev --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links \
+	    --output-file requirements.lock pyproject.toml
+	sed 's/^\(torch==[0-9.]*\)+[a-z0-9.]*/\1/' requirements.lock > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+.venv/.installed: requirements.lock pyproject.toml
+	@if ! $(BIN)/python -m pip --version > /dev/null 2>&1; then \
+	    for python in $(CANDIDATES); do \
+	        if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
+	            echo "Making .venv with $$("$$python" --version), a few minutes the first time"; \
+	            exec "$$python" -m venv --clear .venv; \
+	        fi; \
+	    done; \
+	    echo "excursions needs Python 3.11 or newer. Tried: $(CANDIDATES)." >&2; \
+	    echo "Install one, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	    exit 1; \
+	fi
+	$(PIP) install --constraint requirements.lock pip setuptools
+	$(PIP) install --requirement requirements.lock --build-constraint requirements.lock
+	$(PIP) --quiet install --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,261 @@
+"""The command line: `excursions <command> --help`. A mistake of the user is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from excursions import params
+from excursions.params import RECIPES, SCALES, UserError
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"excursions: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("excursions: interrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def data(args: argparse.Namespace) -> None:
+    """Checks the data and writes what was counted."""
+    from excursions.checks import check_data
+    from excursions.files import write_json
+
+    found = check_data(_scale(args))
+    write_json(args.root / "results" / args.scale / "data.json", found)
+    print(json.dumps(found, indent=1))
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    """Pretrains the suite of checkpoints."""
+    from excursions.pretrain import pretrain
+
+    scratch = args.root / "scratch" / args.scale / args.suite
+    pretrain(_scale(args), args.root / "checkpoints" / args.scale / args.suite, scratch)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Computes the runs that are not there yet."""
+    from excursions.runs import train_runs
+
+    train_runs(_runs(args), _scale(args), args.root)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Measures any checkpoint folder: pass@k on the questions of a split, and the general benchmarks."""
+    from excursions import statistics
+    from excursions.evaluate import asked_questions, load_questions, measure_general, measure_outcomes
+    from excursions.model import load_model, one_thread
+    from excursions.rollout.torch_engine import TorchEngine
+
+    one_thread()
+    scale = _scale(args)
+    model, tokenizer = load_model(_model_folder(args))
+    engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
+    shown = load_questions(scale).examples[: args.shots]
+    asked = asked_questions(scale, args.split, args.questions)
+    if not asked:
+        raise UserError(f"no questions to ask: --questions is {args.questions}; accepted: 1 or more.")
+    rows, _ = measure_outcomes(engine, tokenizer, asked, shown, scale.questions, scale.evaluate)
+    print(f"{args.split} questions, {args.shots}-shot, {scale.evaluate.samples} samples each")
+    for benchmark, of_it in rows.groupby("benchmark"):
+        ks = [k for k in (1, 8, 32) if k <= scale.evaluate.samples]
+        shown_ks = (f"pass@{k} {statistics.pass_at_k(of_it.n, of_it.correct, k).mean() * 100:5.1f}%" for k in ks)
+        print(f"{benchmark:14} {len(of_it):5} questions  " + "  ".join(shown_ks))
+    if args.general:
+        for row in measure_general(model, tokenizer, scale).itertuples():
+            print(f"{row.benchmark:14} {row.n:5} items      accuracy {row.correct / row.n * 100:5.1f}%")
+
+
+def notebook(args: argparse.Namespace) -> None:
+    """Runs one notebook and writes its figures, claims and report."""
+    from excursions.notebook import run
+
+    run(args.name, args.scale, args.root)
+
+
+def claims(args: argparse.Namespace) -> None:
+    """Prints the claims with their measured effects and verdicts."""
+    from excursions.claims import load_claims, print_claims
+
+    found = load_claims(args.root, args.scale)
+    if args.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print_claims(found)
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Lists the runs of the study: which are there, and how long the others will take."""
+    from excursions.runs import describe_plan
+
+    for line in describe_plan(_runs(args), _scale(args), args.root):
+        print(line)
+
+
+def sample(args: argparse.Namespace) -> None:
+    """Prints completions of a question by a checkpoint, each with its grade."""
+    from excursions.evaluate import load_questions, measure_outcomes
+    from excursions.model import load_model, one_thread
+    from excursions.rollout.torch_engine import TorchEngine
+
+    one_thread()
+    scale = _scale(args)
+    questions = load_questions(scale)
+    known = {q.id: q for split in vars(questions).values() for q in split}
+    question = known[params.one_of(args.question, list(known), "question") if args.question else questions.validation[0].id]
+    model, tokenizer = load_model(_model_folder(args))
+    engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
+    how = replace(scale.evaluate, samples=args.n, temperature=args.temperature, kept_questions=1)
+    shown = questions.examples[: args.shots]
+    _, kept = measure_outcomes(engine, tokenizer, [question], shown, scale.questions, how)
+    print(f"{kept[0]['prompt']}   [gold: {question.answer}]")
+    for row in kept:
+        print(f"{'right' if row['correct'] else 'wrong'} ({row['stop_reason']}): {row['completion']}")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Writes the questions as JSONL and the results as CSV, for other tools."""
+    from excursions import results
+    from excursions.evaluate import load_questions
+    from excursions.files import whole_file
+
+    scale = _scale(args)
+    for split, rows in vars(load_questions(scale)).items():
+        with whole_file(args.to / f"questions_{split}.jsonl") as file:
+            file.write_text("".join(json.dumps(asdict(q)) + "\n" for q in rows), encoding="utf-8")
+    tables = {
+        "outcomes": results.load_outcomes(args.root, args.scale, args.suite),
+        "general": results.load_general(args.root, args.scale, args.suite),
+        "training": results.load_training(args.root, args.scale, args.suite),
+    }
+    tables["pass_at_k"] = results.pass_at_k_table(results.last_step(tables["outcomes"]))
+    for name, table in tables.items():
+        with whole_file(args.to / f"{name}.csv") as file:
+            table.to_csv(file, index=False)
+    print(f"wrote {', '.join(sorted(f.name for f in args.to.iterdir()))} to {args.to}")
+
+
+def grade(args: argparse.Namespace) -> None:
+    """Grades one prediction, or the lines of a file."""
+    from excursions.grade import grade_jsonl, is_correct
+
+    if args.jsonl:
+        print("\n".join(str(int(correct)) for correct in grade_jsonl(args.jsonl)))
+    elif args.pred is None or args.gold is None:
+        raise UserError("grade needs --pred and --gold, or --jsonl FILE.")
+    else:
+        print(int(is_correct(args.pred, args.gold)))
+
+
+def smoke(args: argparse.Namespace) -> None:
+    """Runs the whole pipeline at smoke scale in a temporary copy of the project."""
+    from excursions.smoke import run_smoke
+
+    run_smoke(args.root, args.keep)
+
+
+def _study(args: argparse.Namespace) -> params.Study:
+    return params.load(args.root / "params.yaml")
+
+
+def _scale(args: argparse.Namespace) -> params.Scale:
+    return _study(args).scale(args.scale)
+
+
+def _runs(args: argparse.Namespace) -> list:
+    """The runs named by --checkpoint, --recipe and --seed, each of them all of params.yaml by default."""
+    from excursions.runs import Run
+
+    study = _study(args)
+    for name in args.checkpoint:
+        params.one_of(name, study.scale(args.scale).pretrain.save, f"checkpoint of {args.scale}")
+    for name in args.recipe:
+        params.one_of(name, RECIPES, "recipe")
+    return [
+        Run(args.scale, args.suite, checkpoint, recipe, seed)
+        for checkpoint in args.checkpoint or study.checkpoints
+        for recipe in args.recipe or study.recipes
+        for seed in args.seed or study.seeds
+    ]
+
+
+def _model_folder(args: argparse.Namespace) -> Path:
+    if args.model:
+        return args.model
+    saved = _scale(args).pretrain.save
+    name = params.one_of(args.checkpoint, saved, f"checkpoint of {args.scale}") if args.checkpoint else saved[-1]
+    return args.root / "checkpoints" / args.scale / args.suite / name
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="excursions", description="RL and SFT from checkpoints all along pretraining.")
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    def command(function, suite: bool = True, scale: bool = True) -> argparse.ArgumentParser:
+        about = function.__doc__.splitlines()[0]
+        added = commands.add_parser(function.__name__, help=about, description=about)
+        added.set_defaults(run=function)
+        added.add_argument("--root", type=Path, default=Path("."), help="the project's folder (default: this folder)")
+        if scale:
+            added.add_argument("--scale", default="nano", choices=SCALES, help="block of params.yaml (default: nano)")
+        if suite:
+            added.add_argument("--suite", default="main", help="suite of checkpoints (default: main)")
+        return added
+
+    def which_runs(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--checkpoint", nargs="+", default=[], metavar="pNN", help="default: those of params.yaml")
+        added.add_argument("--recipe", nargs="+", default=[], help=f"of {', '.join(RECIPES)}; default: those of params.yaml")
+        added.add_argument("--seed", nargs="+", type=int, default=[], help="default: those of params.yaml")
+
+    def which_model(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--checkpoint", metavar="pNN", help="a checkpoint of the suite (default: its last)")
+        added.add_argument("--model", type=Path, help="any Hugging Face folder of an OLMo2 model, instead")
+        added.add_argument("--shots", type=int, default=0, help="worked examples in the prompt (default: 0)")
+
+    command(data, suite=False)
+    command(pretrain)
+    which_runs(command(train))
+    added = command(evaluate)
+    which_model(added)
+    added.add_argument("--split", choices=("train", "validation", "test"), default="validation", help="default: validation")
+    added.add_argument("--questions", type=int, default=50, help="questions per benchmark (default: 50)")
+    added.add_argument("--general", action="store_true", help="the six general benchmarks too")
+    added = command(notebook, suite=False)
+    added.add_argument("name", help="name of a notebook, e.g. early_rl")
+    added = command(claims, suite=False)
+    added.add_argument("--json", action="store_true", help="as JSON")
+    which_runs(command(plan))
+    added = command(sample)
+    which_model(added)
+    added.add_argument("--question", help="id of a question (default: the first validation question)")
+    added.add_argument("-n", type=int, default=4, help="completions (default: 4)")
+    added.add_argument("--temperature", type=float, default=0.6, help="0 = greedy (default: 0.6)")
+    added = command(export)
+    added.add_argument("--to", type=Path, default=Path("export"), help="folder (default: export)")
+    added = command(grade, suite=False, scale=False)
+    added.add_argument("--pred", help="a final answer, or a whole solution")
+    added.add_argument("--gold", help="the right answer")
+    added.add_argument("--jsonl", type=Path, help='file of {"prediction", "gold"} lines; prints one 1/0 a line')
+    added = command(smoke, suite=False, scale=False)
+    added.add_argument("--keep", type=Path, help="keep the copy in this folder (must not exist)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The pretraining mixture as an endless token stream: 20% math, 30% reasoning, 50% general, by tokens.
+
+The paper pretrains on DOLMino: web text with 20% math and 30% reasoning-rich text. Documents are drawn in blocks,
+each from its own seed, so that the stream can be entered at any block and is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from excursions.nano import problems, world
+from excursions.params import Questions
+from excursions.questions import Question, QuestionSet, normalize
+from excursions.tokenizer import build_tokenizer
+
+SHARES = {"math": 0.2, "reasoning": 0.3, "general": 0.5}
+BLOCK = 2000  # documents
+ANSWER_FORMAT_SHARE = 0.06  # of the word problems, those written in the form that the reward reads
+HARD_SHARE = 0.15  # of the word problems, those with the difficulty of the hard benchmark
+LONGEST_SOLUTION = 88  # tokens
+NAMES = "abcdefgh"
+
+
+@lru_cache(maxsize=4)
+def question_set(params: Questions) -> QuestionSet:
+    """The questions of both benchmarks: disjoint splits of disjoint problems, each with gold solutions."""
+    rng = random.Random(params.seed)
+    taken: set[str] = set()
+    splits: dict[str, list[Question]] = {"train": [], "validation": [], "test": [], "examples": []}
+    short = problems.Difficulty(operations=(2, 2), largest=20, factors=(2, 3), extra=0.0, limit=40)
+    plan = [
+        ("train", params.easy, problems.EASY, params.train_easy),
+        ("train", params.hard, problems.HARD, params.train_hard),
+        ("validation", params.easy, problems.EASY, params.validation),
+        ("validation", params.hard, problems.HARD, params.validation),
+        ("test", params.easy, problems.EASY, params.test),
+        ("test", params.hard, problems.HARD, params.test),
+        ("examples", params.easy, short, 8),
+    ]
+    for split, benchmark, difficulty, count in plan:
+        number = 0
+        while number < count:
+            problem = problems.make_problem(rng, difficulty)
+            key = normalize(problem.text)
+            longest = 30 if split == "examples" else LONGEST_SOLUTION
+            solutions = None if key in taken else problems.gold_solutions(problem, rng, params.solutions, longest)
+            if solutions:
+                taken.add(key)
+                name = f"{benchmark}-{split}-{number:04d}"
+                splits[split].append(Question(name, benchmark, split, problem.text, str(problem.answer), solutions))
+                number += 1
+    return QuestionSet(**{split: tuple(found) for split, found in splits.items()})
+
+
+@lru_cache(maxsize=2)
+def tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """The tokenizer over everything the language can say."""
+    own = {"question", "answer", ":", "is", "less", "more", "than", "the", "largest", "smallest", "of", "=", ",", *NAMES}
+    ends = {word for ending in problems.ENDINGS for word in ending.split() if "{" not in word}
+    return build_tokenizer(world.words(world.World(seed)) | problems.words() | ends | own)
+
+
+def math_document(rng: random.Random, held_out: frozenset[str]) -> str:
+    """A word problem with a solution, rarely in the form that the reward reads."""
+    while True:
+        difficulty = problems.HARD if rng.random() < HARD_SHARE else problems.EASY
+        problem = problems.make_problem(rng, difficulty)
+        if not held_out or normalize(problem.text) not in held_out:
+            break
+    if rng.random() < ANSWER_FORMAT_SHARE:
+        return f"question : {problem.text} answer : {problems.write_solution(problem, rng, plain=0.3)}"
+    ending = problems.ENDINGS[int(rng.random() * len(problems.ENDINGS))]
+    return f"{problem.text} {problems.write_solution(problem, rng, ending, plain=0.3)}"
+
+
+def reasoning_document(rng: random.Random) -> str:
+    """A few facts of arithmetic, comparison or assignment."""
+    draw = rng.random
+    kind, facts = draw(), []
+    if kind < 0.6:
+        for _ in range(4):
+            facts.append(_sum(draw))
+    elif kind < 0.8:
+        for _ in range(3):
+            a, b = int(draw() * 200), int(draw() * 200)
+            if draw() < 0.5:
+                facts.append(f"{max(a, b)} is more than {min(a, b)} ." if draw() < 0.5 else f"{min(a, b)} is less than {max(a, b)} .")
+            else:
+                c = int(draw() * 200)
+                which, pick = ("largest", max) if draw() < 0.5 else ("smallest", min)
+                facts.append(f"the {which} of {a} , {b} , {c} is {pick(a, b, c)} .")
+    else:
+        first = int(draw() * (len(NAMES) - 3))
+        value = 2 + int(draw() * 60)
+        facts.append(f"{NAMES[first]} = {value} .")
+        for i in range(1, 3):
+            k = 1 + int(draw() * 60)
+            symbol = "+" if draw() < 0.5 or k >= value else "-"
+            before, value = value, value + k if symbol == "+" else value - k
+            facts.append(f"{NAMES[first + i]} = {NAMES[first + i - 1]} {symbol} {k} = {before} {symbol} {k} = {value} .")
+    return " ".join(facts)
+
+
+def _sum(draw: random.random) -> str:
+    kind = draw()
+    if kind < 0.4:
+        a, b = 1 + int(draw() * 150), 1 + int(draw() * 60)
+        return f"{a} + {b} = {a + b} ." if draw() < 0.7 else f"{b} + {a} = {a + b} ."
+    if kind < 0.75:
+        a, b = 1 + int(draw() * 60), 1 + int(draw() * 120)
+        return f"{a + b} - {a} = {b} ."
+    a, b = 2 + int(draw() * 5), 1 + int(draw() * 50)
+    return f"{b} * {a} = {a * b} ." if kind < 0.88 else f"{a * b} / {a} = {b} ."
+
+
+def token_blocks(params: Questions, start_block: int = 0) -> Iterator[np.ndarray]:
+    """Endless blocks of the stream as arrays of token ids (block_tokens,), documents separated by the end token.
+
+    Whichever part of the mixture is furthest behind its share of the block's tokens gives the next document.
+    """
+    held_out = frozenset(normalize(q.text) for part in vars(question_set(params)).values() for q in part)
+    land, encoder = world.World(params.seed), tokenizer(params.seed)
+    end = f" {encoder.eos_token}"
+    block = start_block
+    while True:
+        rng = random.Random((params.seed + 1) * 1_000_003 + block)
+        counts = dict.fromkeys(SHARES, 0)
+        documents = []
+        for _ in range(BLOCK):
+            part = min(SHARES, key=lambda name: counts[name] / SHARES[name])
+            if part == "math":
+                document = math_document(rng, held_out)
+            else:
+                document = reasoning_document(rng) if part == "reasoning" else world.general_document(land, rng)
+            counts[part] += problems.count_tokens(document) + 1
+            documents.append(document + end)
+        encoded = encoder(documents, add_special_tokens=False, return_attention_mask=False).input_ids
+        yield np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded])
+        block += 1

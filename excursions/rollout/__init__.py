@@ -1,0 +1,1 @@
+"""Sampling completions: what a sampler is, and the engines that are one."""

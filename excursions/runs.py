@@ -1,0 +1,320 @@
+"""One run (a recipe from a checkpoint with a seed): is it there already, train it, measure it, write it; many of them at once.
+
+A run is resumed from its last saved state and ends with the same outcomes; its folder appears when it is complete.
+A run whose folder carries the fingerprint of what it would compute is kept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import Olmo2ForCausalLM, PreTrainedTokenizerBase
+
+from excursions import results
+from excursions.evaluate import questions_digest, asked_questions, load_questions, measure_general, measure_outcomes, model_digest
+from excursions.files import Progress, whole_file
+from excursions.model import load_model, one_thread
+from excursions.params import Scale, UserError
+from excursions.recipes import PARENTS, READS, Training, training
+from excursions.rollout.torch_engine import TorchEngine
+
+TRAINING_CODE = 1  # raise it when a change to the code alters what a run computes: every run is then computed anew
+SAVE_EVERY = 10  # RL steps between saved states
+# The pool starts long runs first, and those that others wait for before the rest.
+ORDER = ("sft_gold", "sft", "parallel", "rl", "sft_gold_rl", "sft_rl", "base")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which run: names as in the results tree."""
+
+    scale: str
+    suite: str
+    checkpoint: str
+    recipe: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.checkpoint} {self.recipe} seed-{self.seed}"
+
+    @property
+    def parent(self) -> Run | None:
+        """The run whose trained model it starts from, if any."""
+        return replace(self, recipe=PARENTS[self.recipe]) if self.recipe in PARENTS else None
+
+    def folder(self, root: Path) -> Path:
+        """Where its results are."""
+        return results.run_folder(root, self.scale, self.suite, self.checkpoint, self.recipe, self.seed)
+
+    def scratch(self, root: Path) -> Path:
+        """Where its unfinished state and its trained model are; not in git."""
+        return root / "scratch" / self.folder(root).relative_to(root / "results")
+
+    def checkpoint_folder(self, root: Path) -> Path:
+        """The model it starts from."""
+        return root / "checkpoints" / self.scale / self.suite / self.checkpoint
+
+
+def fingerprint(run: Run, scale: Scale, root: Path) -> str:
+    """Hash of everything the run depends on: its parameters, its checkpoint's weights, the version of the training code."""
+    parameters = {block: asdict(getattr(scale, block)) for block in READS[run.recipe]}
+    files = {}
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        file = run.checkpoint_folder(root) / name
+        if not file.is_file():
+            raise UserError(
+                f"The checkpoint {file.parent} has no file {name}. Restore it with `git checkout -- {file.parent}`, "
+                f"or train the suite with `excursions pretrain --scale {run.scale}`."
+            )
+        files[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    about = {"code": TRAINING_CODE, "recipe": run.recipe, "seed": run.seed, "parameters": parameters, "files": files,
+             "questions": questions_digest(scale)}  # fmt: skip
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def is_current(run: Run, scale: Scale, root: Path) -> bool:
+    """Whether the results tree holds this very run."""
+    file = run.folder(root) / "run.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == fingerprint(run, scale, root)
+    except (FileNotFoundError, KeyError, json.JSONDecodeError):
+        return False
+
+
+def train_runs(wanted: Iterable[Run], scale: Scale, root: Path) -> list[Run]:
+    """Computes those of the wanted runs that are not there yet, `workers` at a time; returns them.
+
+    A run that fails does not stop the others; all failures are told at the end. Raises UserError then.
+    """
+    wanted = list(wanted)
+    todo = sorted((r for r in wanted if not is_current(r, scale, root)), key=lambda r: ORDER.index(r.recipe))
+    print(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there already, {len(todo)} to compute", flush=True)
+    if not todo:
+        return []
+    progress = Progress("runs", len(todo))
+    failures, waiting, working = [], list(todo), {}
+    # A new process for each run, so that its peak memory is its own. The server that forks them has imported what they
+    # need and has run nothing, so that a start costs no seconds and no thread of torch is lost in a fork.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["excursions.runs", "lm_eval.evaluator", "lm_eval.models.huggingface"])
+    with ProcessPoolExecutor(scale.workers, context, max_tasks_per_child=1) as pool:
+        while waiting or working:
+            pending = {*waiting, *working.values()}
+            ready = [r for r in waiting if r.parent not in pending]
+            for run in ready[: scale.workers - len(working)]:
+                waiting.remove(run)
+                working[pool.submit(_work, run, scale, root)] = run
+            for done in wait(working, return_when=FIRST_COMPLETED).done:
+                run = working.pop(done)
+                failures += _failure(run, done)
+                progress.step()
+    if failures:
+        raise UserError("\n".join([f"{len(failures)} of {len(todo)} runs failed; the others are complete.", *failures]))
+    return todo
+
+
+def describe_plan(wanted: Iterable[Run], scale: Scale, root: Path) -> list[str]:
+    """One line per run: there, or to compute with the minutes that runs of its recipe took; and their sum."""
+    lines, total, unknown = [], 0.0, 0
+    took: dict[str, list[float]] = {}
+    for file in (root / "results").glob("*/*/p*/*/seed-*/run.json"):
+        if file.parts[-6] == wanted[0].scale:
+            took.setdefault(file.parts[-3], []).append(json.loads(file.read_text(encoding="utf-8"))["wall_seconds"] / 60)
+    for run in wanted:
+        minutes = took.get(run.recipe)
+        if is_current(run, scale, root):
+            lines.append(f"{run.name:28} there")
+        elif minutes:
+            total += sum(minutes) / len(minutes)
+            lines.append(f"{run.name:28} to compute, about {sum(minutes) / len(minutes):.1f} minutes")
+        else:
+            unknown += 1
+            lines.append(f"{run.name:28} to compute, no run of its recipe to judge the time by")
+    more = f" and {unknown} runs of unknown length" if unknown else ""
+    lines.append(f"to compute: about {total / scale.workers:.0f} minutes with {scale.workers} workers{more}")
+    return lines
+
+
+def train_run(run: Run, scale: Scale, root: Path) -> None:
+    """Trains and measures one run and writes its folder. Raises UserError if another process is at it."""
+    one_thread()
+    torch.manual_seed(run.seed)
+    started = time.time()
+    scratch = run.scratch(root)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with (scratch / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{run.name}: another process is computing this run; wait for it or stop it.") from None
+        model, tokenizer = start_model(run, scale, root)
+        engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
+        state = _train(run, scale, root, model, tokenizer, engine)
+        identity = _identity(run, root)
+        general = measure_general(model, tokenizer, scale).assign(**identity)
+        outcomes = pd.DataFrame(state["outcomes"]).assign(**identity)
+        log = pd.DataFrame(state["log"]).assign(**identity)
+        about = {
+            "parameters": {block: asdict(getattr(scale, block)) for block in READS[run.recipe]},
+            "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "lm_eval", "excursions")}
+            | {"python": platform.python_version(), "training_code": TRAINING_CODE},
+            "git_commit": _git_commit(root),
+            "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+            "wall_seconds": round(state["seconds"] + time.time() - started, 1),
+            "peak_memory_mb": _peak_memory_mb(),
+            "fingerprint": fingerprint(run, scale, root),
+            "model_sha256": model_digest(model),
+        }
+        results.write_run(run.folder(root), outcomes, general, log, state["samples"], about)
+        (scratch / "state.pt").unlink(missing_ok=True)
+
+
+def start_model(run: Run, scale: Scale, root: Path) -> tuple[Olmo2ForCausalLM, PreTrainedTokenizerBase]:
+    """The model a run starts from: its checkpoint, or the result of its parent recipe (trained again if it is gone)."""
+    model, tokenizer = load_model(run.checkpoint_folder(root))
+    parent = run.parent
+    if parent:
+        trained = parent.scratch(root) / "trained.pt"
+        wanted = fingerprint(parent, scale, root)
+        found = torch.load(trained, weights_only=True) if trained.is_file() else {"fingerprint": None}
+        if found["fingerprint"] == wanted:
+            model.load_state_dict(found["model"])
+        else:
+            _to_the_end(training(parent.recipe, model, tokenizer, None, scale, run.seed), parent.name)
+            _save_trained(parent, scale, root, model)
+    return model, tokenizer
+
+
+def _train(run: Run, scale: Scale, root: Path, model, tokenizer, engine) -> dict:
+    """All steps of a run with the evaluations before, between and after them, from the last saved state on."""
+    started = time.time()
+    work = training(run.recipe, model, tokenizer, engine, scale, run.seed)
+    state_file = run.scratch(root) / "state.pt"
+    wanted = fingerprint(run, scale, root)
+    state = {"fingerprint": wanted, "step": -1, "log": [], "outcomes": [], "samples": [], "seconds": 0.0}
+    if state_file.is_file():
+        saved = torch.load(state_file, weights_only=True)
+        if saved["fingerprint"] == wanted:
+            state = saved
+            model.load_state_dict(state.pop("model"))
+            for optimizer, values in zip(work.optimizers, state.pop("optimizers"), strict=True):
+                optimizer.load_state_dict(values)
+    before = state["seconds"]
+    between = {round(work.steps * i / (scale.evaluate.between + 1)) for i in range(1, scale.evaluate.between + 1)}
+    examples = load_questions(scale).examples[: scale.evaluate.shots] if run.recipe == "base" else ()
+    progress = Progress(run.name, work.steps, max(0, state["step"]))
+    save_every = max(SAVE_EVERY, work.steps // 10)
+    for step in range(state["step"] + 1, work.steps + 1):
+        if step > 0:
+            metrics = work.update(step)
+            state["log"].append({"step": step, **metrics})
+            progress.step(**{name: metrics[name] for name in ("reward", "sft_loss") if name in metrics})
+        if step in (0, work.steps) or step in between:
+            number = scale.questions.test if step in (0, work.steps) else scale.evaluate.questions_between
+            rows, samples = _measure(run, scale, root, model, tokenizer, engine, number, examples)
+            state["outcomes"] += [{"step": step, **row} for row in rows]
+            state["samples"] = samples if step == work.steps else []
+        state["step"] = step
+        if step % save_every == 0 and step < work.steps:
+            state["seconds"] = before + time.time() - started
+            weights = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in work.optimizers]}
+            with whole_file(state_file) as temporary:
+                torch.save(state | weights, temporary)
+    if run.recipe in PARENTS.values():
+        _save_trained(run, scale, root, model)
+    state["seconds"] = before
+    return state
+
+
+def _measure(run: Run, scale: Scale, root: Path, model, tokenizer, engine, number: int, examples) -> tuple[list, list]:
+    """Outcomes of the present model. A model that was measured before with the same questions is not measured again:
+    the start of `sft_rl` is the end of `sft`, and all recipes without a parent start from one checkpoint."""
+    engine.load_weights(model)
+    about = [model_digest(model), asdict(scale.evaluate), asdict(scale.questions), number, len(examples), TRAINING_CODE]
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
+    file = root / "scratch" / "measured" / f"{key}.json"
+    if not file.is_file():
+        asked = asked_questions(scale, "test", number)
+        rows, samples = measure_outcomes(engine, tokenizer, asked, examples, scale.questions, scale.evaluate)
+        with whole_file(file) as temporary:
+            temporary.write_text(json.dumps([rows.to_dict("records"), samples]), encoding="utf-8")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _to_the_end(work: Training, label: str) -> None:
+    progress = Progress(label, work.steps)
+    for step in range(1, work.steps + 1):
+        work.update(step)
+        progress.step()
+
+
+def _save_trained(run: Run, scale: Scale, root: Path, model: torch.nn.Module) -> None:
+    with whole_file(run.scratch(root) / "trained.pt") as temporary:
+        torch.save({"fingerprint": fingerprint(run, scale, root), "model": model.state_dict()}, temporary)
+
+
+def _identity(run: Run, root: Path) -> dict[str, str | int]:
+    suite = results.load_suite(root, run.scale, run.suite)
+    tokens = suite["tokens"][run.checkpoint]
+    return {"scale": run.scale, "suite": run.suite, "checkpoint": run.checkpoint, "tokens": tokens,
+            "recipe": run.recipe, "seed": run.seed}  # fmt: skip
+
+
+def _failure(run: Run, done: Future) -> list[str]:
+    """What a failed run says: a sentence for a mistake, the whole traceback for a fault of the program."""
+    error = done.exception()
+    if error is None:
+        return []
+    if not isinstance(error, UserError):
+        sys.excepthook(type(error), error, error.__traceback__)
+    return [f"{run.name}: {error or type(error).__name__}"]
+
+
+def _work(run: Run, scale: Scale, root: Path) -> None:
+    """`train_run` in a worker, which ends when the process that started it is gone, however that ended."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    train_run(run, scale, root)
+
+
+def _peak_memory_mb() -> float:
+    # ru_maxrss is in kilobytes on Linux and in bytes on macOS
+    unit = 1024 if sys.platform == "linux" else 1024 * 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git_commit(root: Path) -> str | None:
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
+    return found.stdout.strip() or None

@@ -1,0 +1,96 @@
+"""Supervised fine-tuning: next-token prediction on gold solutions, loss on the completion only.
+
+`sft` sees one solution per question, chosen at random per seed; `sft_gold` sees all of them (paper, section 2).
+Which examples make up a batch depends on the seed and the step alone, so a resumed run sees the same batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedTokenizerBase
+
+from excursions.params import Questions, Sft
+from excursions.questions import Question, build_prompt
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of a prompt and of its solution, the end token included."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+
+
+def sft_examples(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, params: Questions, seed: int, gold: bool
+) -> list[Example]:
+    """The training set: all solutions of every question (`gold`), or one of them drawn by the seed."""
+    found = []
+    for question in questions:
+        prompt_ids = tokenizer(build_prompt(question.text, (), params), add_special_tokens=False).input_ids
+        chosen = draw("solution", seed, question.id).randrange(len(question.solutions))
+        for solution in question.solutions if gold else [question.solutions[chosen]]:
+            ids = tokenizer(" " + solution, add_special_tokens=False).input_ids
+            found.append(Example(prompt_ids, [*ids, tokenizer.eos_token_id]))
+    return found
+
+
+def batch_indices(size: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """Which of `size` items make up the batch of a step (from 1): passes in random order, each item once in a pass.
+
+    A batch may begin in one pass and end in the next.
+    """
+    start = (step - 1) * batch_size
+    orders: dict[int, list[int]] = {}
+    for number in range(start // size, (start + batch_size - 1) // size + 1):
+        orders[number] = list(range(size))
+        draw("order", seed, str(number)).shuffle(orders[number])
+    return [orders[i // size][i % size] for i in range(start, start + batch_size)]
+
+
+def draw(what: str, seed: int, name: str) -> random.Random:
+    """Random numbers that depend on these three alone."""
+    return random.Random(hashlib.sha256(f"{what}/{seed}/{name}".encode()).digest())
+
+
+def sft_gradients(model: torch.nn.Module, examples: Sequence[Example], pad_id: int) -> dict[str, float]:
+    """Adds to `.grad` the gradient of the mean cross-entropy per completion token; returns the loss."""
+    loss = completion_loss(model, examples, pad_id)
+    loss.backward()
+    tokens = sum(len(e.prompt_ids) + len(e.completion_ids) for e in examples)
+    return {"sft_loss": loss.item(), "sft_tokens": float(tokens)}
+
+
+def completion_loss(model: torch.nn.Module, examples: Sequence[Example], pad_id: int) -> torch.Tensor:
+    """Mean cross-entropy (nats) over the completion tokens of the batch, each token weighing the same."""
+    longest = max(len(e.prompt_ids) + len(e.completion_ids) for e in examples)
+    device = next(model.parameters()).device
+    ids_bt = torch.full((len(examples), longest), pad_id, device=device)
+    target_bt = torch.full((len(examples), longest), -100, device=device)
+    for row, e in enumerate(examples):
+        ids = torch.tensor(e.prompt_ids + e.completion_ids, device=device)
+        ids_bt[row, : len(ids)] = ids
+        target_bt[row, len(e.prompt_ids) : len(ids)] = ids[len(e.prompt_ids) :]
+    # Padding stands on the right, where no real token attends to it, so the causal mask is all the masking there is.
+    logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1].float()
+    return F.cross_entropy(logits_btv.flatten(0, 1), target_bt[:, 1:].flatten())
+
+
+def sft_steps(examples: int, params: Sft, gold: bool) -> int:
+    """Optimizer steps of a whole fine-tuning."""
+    return math.ceil((params.gold_epochs if gold else params.epochs) * examples / params.batch_size)
+
+
+def sft_learning_rate(step: int, steps: int, params: Sft) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step <= params.warmup_steps:
+        return params.learning_rate * step / params.warmup_steps
+    share = (step - params.warmup_steps) / max(1, steps - params.warmup_steps)
+    return params.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
