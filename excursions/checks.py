@@ -271,9 +271,8 @@ def _where_all_are(check: Check, rows: pd.DataFrame, checkpoints: list[str]) -> 
     present = rows.groupby("checkpoint")["recipe"].nunique()
     found = [name for name in checkpoints if present.get(name, 0) == len(check.recipes)]
     if not found:
-        raise NotMeasurable(
-            f"no checkpoint with all of {', '.join(sorted(check.recipes))} ({ROLES[check.role]})"
-        )
+        recipes = ", ".join(sorted(check.recipes))
+        raise NotMeasurable(f"needs a checkpoint with all of {recipes} ({ROLES[check.role]})")
     return found
 
 
@@ -304,30 +303,22 @@ def measure_published(check: Check) -> Measurement:
 
 
 def published_seed_spread(check: Check) -> Measurement:
-    """The favorable minus the unfavorable seed, as the authors named them, at the last step that both
-    have.
-    """
+    """Favorable minus unfavorable seed, as the authors named them, at the last step that both have."""
     tokens_b = {"early": 4, "turn": 10}[check.role]
     table = reference.seeds()
     table = table[(table["tokens_b"] == tokens_b) & (table["metric"] == "pass@1")]
-    pair = (
-        table.pivot(index="rl_step", columns="seed_kind", values=["estimate", "half_width"]).dropna().iloc[-1]
-    )
-    effect = pair["estimate", "favorable"] - pair["estimate", "unfavorable"]
-    return _published(
-        effect, math.hypot(*pair["half_width"]), 2, f"at {tokens_b}B tokens, RL step {pair.name}"
-    )
+    table = table.pivot(index="rl_step", columns="seed_kind", values=["estimate", "half_width"])
+    last = table.dropna().iloc[-1]
+    effect = last["estimate", "favorable"] - last["estimate", "unfavorable"]
+    note = f"at {tokens_b}B tokens, RL step {last.name}; the text calls 4B to about 10B sensitive"
+    return _published(effect, math.hypot(*last["half_width"]), 2, note)
 
 
 def published_suites(check: Check) -> Measurement:
     """The difference of RL's gains on MATH at the most tokens both set-ups have."""
     gains = reference.hard_gains()
     table = gains[gains["k"] == 1].pivot(index="tokens_b", columns="suite", values=["estimate", "half_width"])
-    last = (
-        table[["estimate", "half_width"]]
-        .dropna(subset=[("estimate", "math_heavy"), ("estimate", "larger")])
-        .iloc[-1]
-    )
+    last = table.dropna(subset=[("estimate", "math_heavy"), ("estimate", "larger")]).iloc[-1]
     effect = last["estimate", "math_heavy"] - last["estimate", "larger"]
     half = math.hypot(last["half_width", "math_heavy"], last["half_width", "larger"])
     return _published(effect, half, 1, f"at {last.name}B tokens")

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def data(args: argparse.Namespace) -> None:
     """Checks the data and writes what was counted."""
-    from excursions.checks import check_data
+    from excursions.data_checks import check_data
     from excursions.files import write_json
 
     found = check_data(_scale(args))

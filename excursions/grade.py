@@ -1,55 +1,43 @@
 """Final answer of a completion -> correct or not: the reward of RL and the verdict of every evaluation.
 
-`extract_answer` finds the ONE answer a text commits to. If it and the gold answer are plain numbers, they are compared
-here, in microseconds: that is all of GSM8K and of the nano scale, and grading sits in the RL loop. Everything else
-(formulas, sets, intervals, matrices, prose) goes to math-verify, which parses LaTeX and asks sympy; since one unlucky
-expression can keep sympy busy for ever or eat all memory, it runs in a process of its own with a time limit, killed
-and replaced when it overstays. What cannot be graded in time is wrong.
+`extract_answer` finds the ONE answer a text commits to. If it and the gold answer are plain numbers, they are
+compared here, in microseconds: that is all of GSM8K and of the nano scale, and grading sits in the RL loop.
+Everything else (formulas, sets, intervals, matrices, prose) goes to math-verify, which parses LaTeX and asks
+sympy, in a process that is killed when it takes too long. What cannot be graded in time is wrong.
 
 Which answer counts, when a text holds several:
-- A solution ends where the text starts a new question ("Question:", a chat token): a base model that was shown worked
-  examples runs on past its answer and invents the next one. What comes after the first such place is not graded.
+- A solution ends where the text starts a new question ("Question:", a chat token): a base model that was
+  shown worked examples runs on past its answer and invents the next one. What comes after is not graded.
 - Before that, `\\boxed{}` goes before `####`, and that before "the answer is" and a line "A: ".
-- The last box counts (MATH's rule; problems and steps hold other boxes), or it and the boxes it is joined to by "and"
-  or a comma, as a list. The last "the answer is" counts. The first `####` counts, and the number right behind it (GSM8K's
-  rule), so that neither a list of guesses nor a sum left unevaluated after the mark earns a reward.
+- The last box counts (MATH's rule; problems and steps hold other boxes), or it and the boxes it is joined to
+  by "and" or a comma, as a list. The last "the answer is" counts. The first `####` counts, and the number
+  right behind it (GSM8K's rule), so that no list of guesses and no sum left unevaluated earns a reward.
 """
 
 from __future__ import annotations
 
-import atexit
 import json
-import os
 import re
-import resource
-import signal
-import subprocess
-import sys
-import threading
 from fractions import Fraction
 from functools import lru_cache
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 
+from excursions import math_worker
 from excursions.params import UserError
 
-TIME_LIMIT = (
-    3.0  # seconds of PROCESSOR time for one pair (most need milliseconds): a loaded machine grades the same
-)
-WALL_LIMIT_FACTOR = 20  # times the time limit, by the clock, for a worker that is stuck without computing
-START_LIMIT = 120.0  # seconds by the clock; importing sympy takes one or two
-MEMORY_LIMIT = 2 << 30  # bytes of the worker
+TIME_LIMIT = 3.0  # seconds of processor time for one pair; most need milliseconds
 LONGEST_TEXT = 4_000  # characters shown to math-verify; the longest gold answer of MATH has 158
+LONGEST_NUMBER = 300  # characters
 
 # --- Which part of the text is the answer ---
 
 _MARK = re.compile(r"\\boxed|\\fbox|####|(?i:\banswer\b)[^\n.:=]{0,40}?(?:\bis\b|[:=])|^A:", re.MULTILINE)
 _NEW_QUESTION = re.compile(
-    r"<\|\w+\|>|</s>|<eos>|\bquestion\s*:|^\W*(?:question|problem|exercise|instruction|human|user|q)\s*\d*\s*[:.]",
+    r"<\|\w+\|>|</s>|<eos>|\bquestion\s*:"
+    r"|^[^\w\n]{0,10}(?:question|problem|exercise|instruction|human|user|q)[ \t]*\d*[ \t]*[:.]",
     re.IGNORECASE | re.MULTILINE,
 )
-# A box with braces, a box without ("\boxed 4"; a doubled backslash is a box that was escaped once too often), a brace.
+# A box with braces; one without ("\boxed 4"); a brace. A doubled backslash: a box escaped once too often.
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(?:(\{)|([^\s{}$\\]+))|\\.|[{}]", re.DOTALL)
 _JOINED = re.compile(r"(?:[^\n]{0,60}(?:,|;|\band\b|\bor\b))?[^A-Za-z0-9\n]{0,10}")
 _LATEX_GLUE = re.compile(r"\\(?:text|mbox|quad|qquad)\b")
@@ -85,9 +73,7 @@ def _readings(text: str) -> list[str]:
 def _boxes(text: str) -> list[str]:
     """The content of the last balanced, non-empty box; then, if other boxes lead to it, the whole list."""
     boxes: list[tuple[int, int, str]] = []  # start, end, content
-    open_braces: list[
-        tuple[int, int]
-    ] = []  # where its command starts (-1: a bare brace), where its content starts
+    open_braces: list[tuple[int, int]] = []  # start of its box (-1: a bare brace), start of its content
     for token in _BOX.finditer(text, max(0, text.find("box") - 4)):
         if token.group(1):
             open_braces.append((token.start(), token.end()))
@@ -96,25 +82,24 @@ def _boxes(text: str) -> list[str]:
         elif token.group() == "{":
             open_braces.append((-1, token.end()))
         elif token.group() == "}" and open_braces:
-            box_start, content_start = open_braces.pop()
-            if box_start >= 0:
-                boxes.append((box_start, token.end(), text[content_start : token.start()].strip()))
+            start, content_start = open_braces.pop()
+            if start >= 0:
+                boxes.append((start, token.end(), text[content_start : token.start()].strip()))
     boxes = sorted(box for box in boxes if box[2])
     if not boxes:
         return []
     joined = [boxes[-1][2]]
-    for (_, end, content), (next_start, _, next_content) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
-        if end > next_start or not _JOINED.fullmatch(
-            _LATEX_GLUE.sub("", text[end : min(next_start, end + 200)])
-        ):
+    for (_, end, content), (following, _, next_content) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
+        between = _LATEX_GLUE.sub("", text[end : min(following, end + 200)])
+        if end > following or not _JOINED.fullmatch(between):
             break
         if content != next_content:
             joined.append(content)
-    return [joined[0]] if len(joined) == 1 else [joined[0], ", ".join(reversed(joined))]
+    return joined if len(joined) == 1 else [joined[0], ", ".join(reversed(joined))]
 
 
 def _after_hashes(text: str) -> str | None:
-    """What follows the first `####` that is no Markdown heading; of "17 apples" or "12 + 5" the leading number."""
+    """What follows the first `####` that is no Markdown heading; of "12 + 5" the first number."""
     for match in _HASHES.finditer(text):
         answer = match.group(1).strip()
         number = _LEADING_NUMBER.match(answer)
@@ -126,7 +111,7 @@ def _after_hashes(text: str) -> str | None:
 
 
 def _stated(text: str) -> str | None:
-    """What the last "the answer is ..." or "Answer: ..." says, up to the end of its sentence; else the last line "A: ..."."""
+    """What the last "the answer is" or "Answer:" says, up to the sentence's end; else the last line "A: "."""
     for match in reversed(list(_STATED.finditer(text))):
         rest = text[match.end() : match.end() + LONGEST_TEXT]
         formula = _DELIMITED.match(rest)
@@ -142,21 +127,22 @@ def _stated(text: str) -> str | None:
     return lettered[-1].strip() if lettered else None
 
 
-# --- Plain numbers: 18  -3.50  $1,234.5  14{,}916  28\%  120^\circ  18 dollars  15\mbox{ cm}^2  \frac{3}{8}  7/14 ---
+# --- Plain numbers: 18, -3.50, $1,234.5, 14{,}916, 28\%, 120^\circ, 18 dollars, 15\mbox{ cm}^2, \frac38 ---
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
-_LEADING_NUMBER = re.compile(rf"[-+]?\s*[$€£]?\s*[-+]?{_DIGITS}(?:\s*/\s*\d+\b)?(?:\s*%)?(?!\w)")
-_CLEAN_NUMBER = re.compile(r"-?[1-9]\d{0,300}|0")
+_LEADING_NUMBER = re.compile(rf"[-+]?\s*[$€£]?\s*[-+]?{_DIGITS}(?:\s*/\s*\d+\b)?(?:\s*%)?(?!\w|\s*[,:]\s*\d)")
+_CLEAN_NUMBER = re.compile(r"-?[1-9]\d*|0")
 _DROPPED = re.compile(
     r"^\s*\\text\s*\{[^{}]*\}\s*=|\\!\s*|\{(?=,\})|(?<=,)\}|\\left|\\right|\\?\$|\*\*|\\[()\[\]]"
 )
 _SPACES = re.compile(r"\\[,;: ]|~|\\(?:text|mbox|mathrm|textrm|textbf|mathbf)\s*(?=\{)")
+_DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})")
 _FRACTION = re.compile(r"([-+]?)\s*(?:\\[dt]?frac\s*(?:\{(\d+)\}\s*\{(\d+)\}|(\d)\s*(\d))|(\d+)\s*/\s*(\d+))")
 _UNIT = (
     # Words that take part in a number ("17 and a half", "3 million", "2 pi") are no unit.
-    r"(?!(?:and|or|plus|minus|times|over|mod|base|squared|cubed|half|halves|thirds?|quarters?|fourths?|dozen|hundred"
-    r"|thousand|million|billion|trillion|pi|sqrt|sin|cos|tan|log|exp|infinity|choose|factorial|percent)\b)"
-    r"(?:[a-z]{3,}|cm|mm|km|kg|mg|ml|ft|lb|oz|hr|of|in|an?|to|at|by|per)\b[.³²]?(?:\s*\^\s*[23])?"
+    r"(?!(?:and|or|plus|minus|times|over|mod|base|squared|cubed|half|halves|thirds?|quarters?|fourths?|dozen"
+    r"|hundred|thousand|million|billion|trillion|pi|sqrt|sin|cos|tan|log|exp|infinity|choose|factorial)\b)"
+    r"(?:[a-z]{3,}|cm|mm|km|kg|mg|ml|ft|lb|oz|hr|of|in|an?|to|at|by)\b[.³²]?(?:\s*\^\s*[23])?"
 )
 _NUMBER = re.compile(
     rf"([-+]?)\s*[€£]?\s*([-+]?)({_DIGITS})\s*(%|percent\b|percentage\b)?"
@@ -166,24 +152,20 @@ _NUMBER = re.compile(
 _Number = tuple[str, bool]  # canonical ("18", "-12.5", "3/8"), and whether a percent sign follows
 
 
-@lru_cache(maxsize=20_000)
 def _plain_number(answer: str) -> _Number | None:
-    answer = answer.strip()
-    if _CLEAN_NUMBER.fullmatch(answer):
-        return answer, False
-    if len(answer) > 300:
+    if len(answer) > LONGEST_NUMBER:
         return None
-    text = (
-        _SPACES.sub(" ", _DROPPED.sub("", answer))
-        .replace("\\%", "%")
-        .replace("−", "-")
-        .replace("^{\\circ}", "°")
-    )
-    text = text.replace("^\\circ", "°").strip()
+    return (answer, False) if _CLEAN_NUMBER.fullmatch(answer) else _decorated_number(answer)
+
+
+@lru_cache(maxsize=20_000)
+def _decorated_number(answer: str) -> _Number | None:
+    text = _SPACES.sub(" ", _DROPPED.sub("", answer)).replace("\\%", "%").replace("−", "-")
+    text = _DEGREES.sub("°", text).strip()
     fraction = _FRACTION.fullmatch(text.rstrip("."))
     if fraction is not None:
         above, below = (int(part) for part in fraction.groups()[1:] if part)
-        return (fraction.group(1).strip("+") + str(Fraction(above, below)), False) if below else None
+        return (str(Fraction(int(f"{fraction.group(1)}1") * above, below)), False) if below else None
     number = _NUMBER.fullmatch(text.replace("{", " ").replace("}", " ").strip().rstrip("."))
     if number is None or (number.group(1) and number.group(2)):
         return None
@@ -194,12 +176,12 @@ def _plain_number(answer: str) -> _Number | None:
 
 
 def _same_number(prediction: _Number, gold: _Number) -> bool:
-    """Integers and fractions exactly, decimals to six places (a tiny gold to a thousandth of it); 28% is 28 and is 0.28."""
+    """Integers, fractions exactly; decimals to 6 places, a tiny gold to 1/1000; 28% is 28 and is 0.28."""
     if prediction[0] == gold[0]:
         return True
     exact = "." not in prediction[0] and "." not in gold[0]
-    if exact and prediction[1] == gold[1] and "/" not in prediction[0] + gold[0]:
-        return False
+    if exact and prediction[1] == gold[1]:
+        return False  # two canonical texts
     value, target = Fraction(prediction[0]), Fraction(gold[0])
     values = [value] if prediction[1] == gold[1] else [value, value / 100 if prediction[1] else value * 100]
     tolerance = 0 if exact else min(Fraction(1, 10**6), abs(target) / 1000)
@@ -212,37 +194,25 @@ def _same_number(prediction: _Number, gold: _Number) -> bool:
 def is_correct(prediction: str, gold: str, time_limit: float = TIME_LIMIT, marked_only: bool = False) -> bool:
     """Whether a text (a solution or a bare answer) gives the gold answer (bare, or a solution that marks it).
 
-    `marked_only`: a text that marks no answer is wrong. RL and the evaluations want this, as the format is part of their
-    task; without it the last number of any prose would be rewarded. `time_limit`: see TIME_LIMIT.
+    `marked_only`: a text that marks no answer is wrong. RL and the evaluations want this, as the format is
+    part of their task; without it the last number of any prose is rewarded. `time_limit`: see TIME_LIMIT.
     """
     readings = _readings(prediction)
     if not readings and not marked_only:
         readings = [prediction.strip()]
     target, number = _gold(gold)
-    return any(
-        _same_answer(reading, target, number, time_limit) for reading in readings if reading and target
-    )
-
-
-def _same_answer(answer: str, gold: str, gold_number: _Number | None, time_limit: float) -> bool:
-    if gold_number is not None:
-        number = _plain_number(answer)
-        if number is not None:
-            return _same_number(number, gold_number)
-        if "\\" not in answer and not any(map(str.isdigit, answer)):
-            return False  # words: no reason to wake math-verify
-    return _squeeze(answer) == _squeeze(gold) or _verify(_for_parser(answer), _for_parser(gold), time_limit)
+    return any(_same_answer(reading, target, number, time_limit) for reading in readings)
 
 
 def grade_batch(
     predictions: list[str], golds: list[str], time_limit: float = TIME_LIMIT, marked_only: bool = False
 ) -> list[bool]:
-    """`is_correct` of each pair, in order. It cannot hang and cannot kill the caller, whatever the texts hold."""
+    """`is_correct` of each pair, in order. Whatever the texts hold, it neither hangs nor kills the caller."""
     return [is_correct(p, g, time_limit, marked_only) for p, g in zip(predictions, golds, strict=True)]
 
 
 def grade_jsonl(path: str | Path) -> list[bool]:
-    """Grade a file of {"prediction", "gold"} lines; null is "no answer", so wrong. UserError names file and line."""
+    """Grade {"prediction", "gold"} lines; null is "no answer", so wrong. UserError names file and line."""
     try:
         lines = Path(path).read_bytes().rstrip().split(b"\n")
     except OSError as error:
@@ -260,161 +230,50 @@ def grade_jsonl(path: str | Path) -> list[bool]:
         for key, value in (("prediction", prediction), ("gold", gold)):
             if isinstance(value, bool | list | dict):
                 raise UserError(
-                    f"{path}, line {number}: {key} is {str(value)[:80]}; accepted: a string, a number or null."
+                    f"{path}, line {number}: {key} is {str(value)[:80]}; accepted: text, a number, null."
                 )
         grades.append(prediction is not None and gold is not None and is_correct(str(prediction), str(gold)))
     return grades
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=5_000)
 def _gold(gold: str) -> tuple[str, _Number | None]:
-    """The gold answer, also as a plain number if it is one; cached, as every question is sampled many times."""
+    """The gold answer, also as a plain number if it is one; cached, as a question is sampled many times."""
     answer = (_readings(gold) or [gold.strip()])[-1]
     return answer, _plain_number(answer)
 
 
 _WRAPPER = re.compile(r"\\(?:text|mbox|mathrm|mathcal|textbf|mathbf)\s*\{([^{}]*)\}")
-_LAYOUT = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|\s|\$|\.$")
+_LAYOUT = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,]|(?<!\w)\s+|\s+(?!\w)|\$|\.$")
 _PROSE = re.compile(r"[^\W\d_]{2,}[,:]?\s+[^\W\d_]{2,}|[^\W\d_a-zA-Zα-ωΑ-Ω]{2,}")
 
 
-def _squeeze(answer: str) -> str:
+def _same_answer(answer: str, gold: str, gold_number: _Number | None, time_limit: float) -> bool:
+    if not answer or not gold:
+        return False
+    if gold_number is not None:
+        number = _plain_number(answer)
+        if number is not None:
+            return _same_number(number, gold_number)
+        if "\\" not in answer and not any(map(str.isdigit, answer)):
+            return False  # words: no reason to wake math-verify
+    if max(len(answer), len(gold)) <= LONGEST_TEXT and _bare(answer) == _bare(gold):
+        return True
+    return math_worker.verify(_for_parser(answer), _for_parser(gold), time_limit)
+
+
+def _bare(answer: str) -> str:
     """Without what never matters in LaTeX, so that the same answer in another layout needs no parser."""
-    return (
-        _LAYOUT.sub("", _WRAPPER.sub(r"\1", answer[:LONGEST_TEXT]))
-        .replace("dfrac", "frac")
-        .replace("tfrac", "frac")
-    )
+    text = _WRAPPER.sub(r"\1", answer).replace("dfrac", "frac").replace("tfrac", "frac")
+    return _LAYOUT.sub("", text)
 
 
 def _for_parser(answer: str) -> str:
     """What math-verify is shown: prose and delimited mathematics as they are, a bare formula in a box."""
+    number = _plain_number(answer)
+    if number is not None:
+        return number[0] + "%" * number[1]
     answer = answer[-LONGEST_TEXT:]
     if re.search(r"\$|\\\(|\\\[|\\boxed", answer) or _PROSE.search(_WRAPPER.sub(" ", answer)):
         return answer
     return "\\boxed{" + re.sub(r"(?<!\\)%", r"\\%", answer) + "}"
-
-
-# --- math-verify in a process of its own ---
-
-
-class _Worker:
-    """A process that runs math-verify on one pair at a time."""
-
-    def __init__(self) -> None:
-        self.connection, theirs = Pipe()
-        path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        # Equal hash seeds: sympy takes the same way through the same pair, so that the time limit strikes the same pairs.
-        environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(path)}
-        # subprocess, as the daemonic processes of a pool may not have multiprocessing children; a session of its own, so
-        # that Ctrl-C reaches the caller alone, who stops the worker.
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from excursions.grade import _serve; _serve({theirs.fileno()})"],
-            env=environment,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
-        started = "it ended at once"
-        try:
-            started = self.connection.recv() if self.connection.poll(START_LIMIT) else "it took too long"
-        except (EOFError, OSError):
-            pass
-        finally:
-            if started != "ready":
-                self.stop()
-        if started != "ready":
-            raise UserError(
-                f"math-verify did not start: {started}. Remedy: pip install 'math-verify[antlr4_9_3]'"
-            )
-
-    def stop(self) -> None:
-        self.connection.close()
-        self.process.kill()
-        self.process.wait()
-
-
-_worker: _Worker | None = None
-_lock = threading.Lock()
-
-
-@lru_cache(maxsize=20_000)
-def _verify(prediction: str, gold: str, time_limit: float) -> bool:
-    """math-verify's verdict from the worker; False if it takes too long or kills the worker."""
-    global _worker
-    with _lock:
-        while True:
-            _worker = _worker or _Worker()
-            try:
-                _worker.connection.send((prediction, gold, time_limit))
-                break
-            except OSError:  # killed from outside since its last verdict, which says nothing about this pair
-                _stop_worker()
-        verdict = None
-        try:
-            if _worker.connection.poll(WALL_LIMIT_FACTOR * time_limit):
-                verdict = _worker.connection.recv()
-        except (EOFError, OSError):
-            pass
-        finally:
-            if (
-                verdict is None
-            ):  # out of time, dead, or the caller was interrupted: the next pair gets a fresh one
-                _stop_worker()
-        return bool(verdict)
-
-
-@atexit.register
-def _stop_worker() -> None:
-    global _worker
-    if _worker is not None:
-        _worker.stop()
-        _worker = None
-
-
-def _after_fork() -> None:
-    """A forked child starts without a worker: the parent's belongs to the parent."""
-    global _worker, _lock
-    if _worker is not None:
-        _worker.connection.close()
-        _worker.process.returncode = 0  # no child of this process, so there is nothing to wait for
-    _worker, _lock = None, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def _serve(descriptor: int) -> None:
-    """The worker's life: a verdict for each (prediction, gold, seconds), until the other end is closed."""
-    connection = Connection(descriptor)
-    try:
-        import logging
-
-        from math_verify import parse, verify
-    except ImportError as error:
-        connection.send(str(error))
-        return
-    logging.disable(logging.CRITICAL)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
-    # SIGPROF's default action ends the process even inside one long C call, and even if the caller is gone.
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
-    parse_gold = lru_cache(maxsize=1_000)(lambda text: parse(text, parsing_timeout=None))
-    connection.send("ready")
-    while True:
-        try:
-            prediction, gold, seconds = connection.recv()
-        except EOFError:
-            return
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        try:
-            verdict = bool(
-                verify(parse_gold(gold), parse(prediction, parsing_timeout=None), timeout_seconds=None)
-            )
-        except Exception:  # whatever sympy stumbles over is no right answer
-            verdict = False
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send(verdict)

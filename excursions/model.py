@@ -9,8 +9,12 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
+from transformers.utils.logging import disable_progress_bar
+
 from excursions.files import whole_folder
 from excursions.params import Model, UserError
+
+disable_progress_bar()  # of loading and saving, which take no time here
 
 
 def build_model(params: Model, tokenizer: PreTrainedTokenizerFast, seed: int) -> Olmo2ForCausalLM:

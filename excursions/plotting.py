@@ -1,14 +1,14 @@
 """How every figure looks: one style, one colour and marker per recipe, one page layout, stable bytes.
 
-A page is a stack of bands of equal panels. Bands of "this study" come with the paper's band under them, so that both
-are read side by side. Everything is placed in inches, without pyplot: nothing depends on a window, a user's
-matplotlibrc or the order in which figures are made.
+A page is a stack of bands of equal panels. Bands of "this study" come with the paper's band under them, so
+that both are read side by side. Everything is placed in inches, without pyplot: nothing depends on a
+window, a user's matplotlibrc or the order in which figures are made.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Look(NamedTuple):
 
 
 LOOKS = {
-    "base": Look("#333333", "o", "base (few-shot)"),
+    "base": Look("#333333", "o", "base"),
     "rl": Look(_PALETTE[0], "s", "RL"),
     "sft": Look(_PALETTE[1], "^", "SFT (one solution)"),
     "sft_rl": Look(_PALETTE[2], "D", "SFT → RL"),
@@ -44,7 +44,7 @@ LOOKS = {
 }
 DASHES = {1: "-", 8: "--", 32: ":"}  # of pass@k, where curves of several k share a panel
 GREY = "#777777"
-TOKENS_LABEL = "pretraining tokens (× Chinchilla-optimal)"
+TOKENS_LABEL = "tokens (× Chinchilla-optimal)"
 
 _STYLE = {
     **seaborn.axes_style("whitegrid"),
@@ -102,7 +102,7 @@ def save(figure: Figure, path: Path | str) -> None:
 
 
 class Band(NamedTuple):
-    """A row of panels: its heading ("" goes on with the band above), and whether the paper's numbers are in it."""
+    """A row of panels: its heading, and whether the paper's numbers are in it."""
 
     heading: str
     paper: bool
@@ -131,7 +131,10 @@ def page(
     right: float = 0.2,
     recipes: Sequence[str] = (),
 ) -> tuple[Figure, list[list[Axes]]]:
-    """An empty page, sizes in inches: title and legend of recipes on top, the note at the bottom, panels as a list of bands."""
+    """An empty page: title and legend on top, the note at the bottom. Returns the panels of each band.
+
+    Sizes are in inches: of a panel, between columns, and to the right of the last.
+    """
     width, height = panel
     top_margin = TOP if recipes else TOP - 0.25
     heights = [(HEADING if band.heading else NO_HEADING) + height + UNDER for band in bands]
@@ -186,9 +189,15 @@ def merge(upper: Axes, lower: Axes) -> Axes:
 
 
 def curve(
-    axes: Axes, points: pd.DataFrame, color: str, marker: str, dashes: str = "-", band: bool = True, width: float = 1.5
+    axes: Axes,
+    points: pd.DataFrame,
+    color: str,
+    marker: str,
+    dashes: str = "-",
+    band: bool = True,
+    width: float = 1.5,
 ) -> None:
-    """One curve over the column x: estimate as line and markers, ci_low to ci_high as a shaded band (percent)."""
+    """One curve over the column x: estimate as line and markers, ci_low to ci_high shaded (percent)."""
     points = points.sort_values("x")
     size = 6 if marker in "PX*" else 4.5  # thin shapes need more room
     look = {"color": color, "marker": marker, "ms": size, "mec": "white", "mew": 0.5, "lw": width}
@@ -196,7 +205,9 @@ def curve(
     if not band:
         return
     if len(points) > 1:
-        axes.fill_between(points["x"], points["ci_low"], points["ci_high"], color=color, alpha=0.15, lw=0, zorder=2)
+        axes.fill_between(
+            points["x"], points["ci_low"], points["ci_high"], color=color, alpha=0.15, lw=0, zorder=2
+        )
     else:  # a band needs two points
         axes.vlines(points["x"], points["ci_low"], points["ci_high"], color=color, lw=1, zorder=2)
 
@@ -211,17 +222,25 @@ def end_labels(axes: Axes, labels: Sequence[tuple[pd.DataFrame, str, str]], size
     ends = []
     for points, text, color in labels:
         last = points.sort_values("x").iloc[-1]
-        place, height = axes.transAxes.inverted().transform(axes.transData.transform((last["x"], last["estimate"])))
+        place, height = axes.transAxes.inverted().transform(
+            axes.transData.transform((last["x"], last["estimate"]))
+        )
         ends.append((height, place, text, color))
     ends.sort()
     heights = [height for height, *_ in ends]
-    for _ in range(100):  # neighbours share what they are too near, until all are apart
+    for _ in range(
+        200
+    ):  # neighbours share what they are too near, until all are apart and none is above the panel
         for lower in range(len(heights) - 1):
             overlap = max(apart - (heights[lower + 1] - heights[lower]), 0)
             heights[lower] -= overlap / 2
             heights[lower + 1] += overlap / 2
+        heights[-1] = min(heights[-1], 1)
     for height, (_, place, text, color) in zip(heights, ends, strict=True):
-        axes.text(place + 0.025, height, text, transform=axes.transAxes, fontsize=size, color=color, va="center")
+        shown = axes.text(
+            place + 0.025, height, text, transform=axes.transAxes, size=size, color=color, va="center"
+        )
+        shown.set_bbox({"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.5, "alpha": 0.8})
 
 
 def tokens_axis(rows: Sequence[Sequence[Axes]], multiples: Sequence[pd.Series]) -> None:
@@ -240,7 +259,7 @@ def tokens_axis(rows: Sequence[Sequence[Axes]], multiples: Sequence[pd.Series]) 
 
 
 def stage_axis(axes: Axes, names: Sequence[str]) -> None:
-    """Stages and steps of training in equal distances; of many, every second (third, ...) name counted from the end."""
+    """Stages and steps of training in equal distances; of many, only every second (third, ...) is named."""
     every = -(-len(names) // 10)
     shown = sorted({0, *range(len(names) - 1, 0, -every)})
     axes.set_xticks(shown, [names[number] for number in shown])
@@ -248,9 +267,9 @@ def stage_axis(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xlabel("stage of training, then RL steps")
 
 
-def percent_axis(axes: Axes, label: str, from_zero: bool = True) -> None:
-    """A vertical axis in percent, from zero unless small differences are the point."""
+def percent_axis(axes: Axes, label: str, top: float | None) -> None:
+    """A vertical axis in percent, from zero to a little over `top`; None fits it to the curves."""
     axes.set_ylabel(label)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    if from_zero:
-        axes.set_ylim(0, max(axes.dataLim.y1 * 1.06, 1))
+    if top is not None:
+        axes.set_ylim(0, max(top * 1.06, 1))

@@ -1,11 +1,13 @@
-"""What the notebooks show besides figures: the tables behind them as HTML, every number with its 95% interval.
+"""What the notebooks show besides figures: the tables behind them, every number with its interval.
 
-Nothing here is estimated by hand: tables come from `results`, intervals from `statistics`, the paper's numbers from
-`reference`.
+Nothing here is estimated by hand: tables come from `results`, intervals from `statistics`, the paper's
+numbers from `reference`.
 """
 
 from __future__ import annotations
 
+import html
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +18,22 @@ from excursions import params, plotting, results, statistics
 from excursions.claims import Claim, claims_table
 from excursions.params import UserError
 
+NAMES = {
+    "recipe": lambda recipe: plotting.LOOKS[recipe].label,
+    "k": lambda k: f"pass@{k}",
+    "chinchilla": lambda multiple: f"{multiple:.2f}×",
+}
 PIPELINES = {"sft_rl": ("base", "sft", "sft_rl"), "rl": ("base", "rl")}
+
+
+def pass_at_k(tables: results.Tables, recipes: Sequence[str] = params.RECIPES) -> pd.DataFrame:
+    """`results.pass_at_k_table` of the main suite, with the column chinchilla (multiples of optimal)."""
+    return _with_multiples(results.pass_at_k_table(_main(tables.outcomes, recipes)), tables)
+
+
+def general(tables: results.Tables, recipes: Sequence[str] = params.RECIPES) -> pd.DataFrame:
+    """`results.general_table` of the main suite, with the column chinchilla."""
+    return _with_multiples(results.general_table(_main(tables.general, recipes)), tables)
 
 
 def show(figure: Figure, root: Path | str, scale: str, name: str) -> HTML:
@@ -26,31 +43,66 @@ def show(figure: Figure, root: Path | str, scale: str, name: str) -> HTML:
     svg = path.with_name(f"{name}.svg").read_text(encoding="utf-8")
     image = svg[svg.index("<svg") :]
     width = round(figure.get_size_inches()[0] * 96)
-    return HTML(f'<div class="figure" role="img" aria-label="{name}" style="max-width:{width}px">{image}</div>')
+    return HTML(
+        f'<div class="figure" role="img" aria-label="{name}" style="max-width:{width}px">{image}</div>'
+    )
 
 
-def dynamics(outcomes: pd.DataFrame, checkpoint: str, parameters: int) -> pd.DataFrame:
-    """pass@1 and pass@32 on the easy benchmark along training from one checkpoint, for `figures.sharpening_or_expansion`.
+def table(rows: pd.DataFrame, index: list[str], columns: list[str], caption: str) -> HTML:
+    """A tidy table of estimates as HTML, each cell "estimate [low, high]", in the order of the rows.
 
-    Evaluations between the first and the last step may have fewer questions; here all points are the questions that
-    every one of them has, so that a change along the curve is not a change of questions. Columns: scale, checkpoint,
-    chinchilla, pipeline (rl: base then RL; sft_rl: base, SFT, RL), stage (base, sft, rl), rl_step, zero_shot (the
-    base model 0-shot, where RL starts), k, n_seeds, n_questions, estimate, ci_low, ci_high (percent).
-    Raises UserError when the checkpoint or a recipe is missing.
+    rows: columns estimate, ci_low, ci_high (percent or points; estimate alone will do), and those of index
+    and columns.
     """
-    rows = outcomes[outcomes["benchmark"].map(results.ROLES) == "easy"]
+    shown = rows.assign(shown=[_interval(row) for row in rows.to_dict("records")])
+    for column in {*index, *columns} & {"recipe", "k", "chinchilla"}:
+        shown[column] = shown[column].map(NAMES[column])
+    wide = shown.set_index([*index, *columns])["shown"].unstack(columns, sort=False, fill_value="")
+    wide.columns.names = [None] * len(columns)
+    return frame(wide, caption)
+
+
+def frame(rows: pd.DataFrame, caption: str) -> HTML:
+    """Any table as HTML."""
+    made = rows.to_html(border=0, float_format=lambda value: f"{value:.3g}", na_rep="", index_names=True)
+    return HTML(made.replace("<thead>", f"<caption>{html.escape(caption)}</caption><thead>", 1))
+
+
+def verdicts(claims: list[Claim]) -> HTML:
+    """The claims, what was measured here, and what the same check gives on the published numbers."""
+    rows = claims_table(claims)
+    rows.insert(2, "seeds", [claim.n_seeds for claim in claims])
+    rows["measured on"] = [claim.note for claim in claims]
+    return frame(
+        rows, "Effects in percentage points with 95% intervals; the rule of each verdict is in CLAIMS.md"
+    )
+
+
+def dynamics(tables: results.Tables, checkpoint: str) -> pd.DataFrame:
+    """pass@1 and pass@32 on easy problems along training, for `figures.sharpening_or_expansion`.
+
+    Evaluations between the first and the last step may have fewer questions; here all points are the
+    questions that every one of them has, so that a change along the curve is not a change of questions.
+    Columns: scale, checkpoint, chinchilla, pipeline (rl: base then RL; sft_rl: base, SFT, RL), stage (base,
+    sft, rl), rl_step, zero_shot (the base model 0-shot, where RL starts), k, n_seeds, n_questions,
+    estimate, ci_low, ci_high (percent). Raises UserError when the checkpoint or a recipe is missing.
+    """
+    rows = _main(tables.outcomes, params.RECIPES)
+    rows = rows[rows["benchmark"].map(results.ROLES) == "easy"]
     params.one_of(checkpoint, list(rows["checkpoint"].unique()), "checkpoint in the results")
     rows = rows[rows["checkpoint"] == checkpoint]
     if lacking := [name for name in ("base", "rl", "sft", "sft_rl") if name not in set(rows["recipe"])]:
         raise UserError(
-            f"checkpoint {checkpoint} has no results of {', '.join(lacking)}. Add them to `recipes` in params.yaml and "
-            "run `dvc repro`, or choose another checkpoint."
+            f"checkpoint {checkpoint} has no results of {', '.join(lacking)}. "
+            "Add them to `recipes` in params.yaml and run `dvc repro`, or choose another checkpoint."
         )
     ends = results.last_step(rows)
     ends = ends[ends["recipe"].isin(["base", "sft"])]  # of these only the result
-    rows = pd.concat([ends, rows[(rows["recipe"] == "rl") | ((rows["recipe"] == "sft_rl") & (rows["step"] > 0))]])
+    rows = pd.concat(
+        [ends, rows[(rows["recipe"] == "rl") | ((rows["recipe"] == "sft_rl") & (rows["step"] > 0))]]
+    )
     names = (rows["scale"].iloc[0], rows["benchmark"].iloc[0])
-    multiple = results.chinchilla(rows["tokens"].iloc[0], parameters)
+    multiple = results.chinchilla(rows["tokens"].iloc[0], tables.parameters["main"])
     found = []
     for k in (k for k in (1, 32) if k <= rows["n"].min()):
         values = results.per_question(rows, k, ["recipe", "step", "seed"])
@@ -77,23 +129,39 @@ def dynamics(outcomes: pd.DataFrame, checkpoint: str, parameters: int) -> pd.Dat
 def gains(outcomes: pd.DataFrame, recipe: str, other: str = "base") -> pd.DataFrame:
     """pass@k of one recipe minus another at each checkpoint that has both, paired on the questions.
 
-    Columns: checkpoint, tokens, benchmark, k, n_seeds, estimate, ci_low, ci_high (percentage points).
+    Columns: suite, checkpoint, tokens, benchmark, k, n_seeds, estimate, ci_low, ci_high (percentage points).
     """
     rows = results.last_step(outcomes)
     rows = rows[rows["recipe"].isin([recipe, other])]
     found = []
-    for (tokens, checkpoint, benchmark), group in rows.groupby(["tokens", "checkpoint", "benchmark"]):
+    keys = ["suite", "tokens", "checkpoint", "benchmark"]
+    for names, group in rows.groupby(keys):
         if group["recipe"].nunique() < 2:
             continue
         for k in (k for k in results.KS if k <= group["n"].min()):
             values = results.per_question(group, k, ["recipe", "seed"])
             a, b = values.loc[recipe], values.loc[other]
             same = list(a.index) == list(b.index)
-            names = (group["scale"].iloc[0], benchmark)
-            measured = statistics.difference_interval(a.to_numpy(), b.to_numpy(), *names, same_seeds=same)
-            about = {"checkpoint": checkpoint, "tokens": tokens, "benchmark": benchmark, "k": k, "n_seeds": len(a)}
-            found.append(about | _percent(measured))
+            drawn = (group["scale"].iloc[0], group["benchmark"].iloc[0])
+            measured = statistics.difference_interval(a.to_numpy(), b.to_numpy(), *drawn, same_seeds=same)
+            found.append(
+                dict(zip(keys, names, strict=True)) | {"k": k, "n_seeds": len(a)} | _percent(measured)
+            )
     return pd.DataFrame(found)
+
+
+def _main(rows: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
+    return rows[(rows["suite"] == "main") & rows["recipe"].isin(recipes)]
+
+
+def _with_multiples(rows: pd.DataFrame, tables: results.Tables) -> pd.DataFrame:
+    return rows.assign(chinchilla=results.chinchilla(rows["tokens"], tables.parameters["main"]))
+
+
+def _interval(row: dict) -> str:
+    if pd.isna(row.get("ci_low")):
+        return f"{row['estimate']:.1f}"
+    return f"{row['estimate']:.1f} [{row['ci_low']:.1f}, {row['ci_high']:.1f}]"
 
 
 def _percent(found: statistics.Interval) -> dict[str, float]:

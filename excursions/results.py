@@ -1,8 +1,8 @@
 """The results contract: what one run leaves behind, and the tables that figures and claims are made of.
 
-A run is one recipe from one checkpoint with one seed. Its folder, results/<scale>/<suite>/<checkpoint>/<recipe>/
-seed-<k>/, is complete or absent. `root` is everywhere the project's folder, the one that holds results/ and
-checkpoints/. Estimates and intervals in tables are in percent (0 to 100).
+A run is one recipe from one checkpoint with one seed. Its folder is complete or absent:
+results/<scale>/<suite>/<checkpoint>/<recipe>/seed-<k>/. `root` is everywhere the project's folder, the one that
+holds results/ and checkpoints/. Estimates and intervals in tables are in percent (0 to 100).
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ def _run_folders(root: Path | str, scale: str, suite: str) -> list[Path]:
         expected = Path(root) / "results" / scale / suite / "<checkpoint>" / "<recipe>" / "seed-<k>"
         raise UserError(
             f"There are no results of scale '{scale}', suite '{suite}': looked for {expected}. Run from the "
-            f"project's folder. `git checkout -- results` brings back what was shipped, `dvc repro` makes it anew."
+            f"project's folder. `git checkout -- results` brings them back, `dvc repro` makes new ones."
         )
     return folders
 
@@ -317,7 +317,7 @@ def _load(
     for checkpoint, found in tokens[tokens.map(len) > 1].items():
         raise UserError(
             f"results/{scale}/{suite}/{checkpoint}: its runs disagree on the checkpoint's tokens "
-            f"({', '.join(map(str, found))}), so some are of an older pretraining. Delete them and run `dvc repro`."
+            f"({', '.join(map(str, found))}), some are of an older pretraining. Delete them and run `dvc repro`."
         )
     return _in_order(table)
 

@@ -50,8 +50,10 @@ def pass_at_k(n: np.ndarray | int, correct: np.ndarray | int, k: int) -> np.ndar
         raise ValueError(f"pass@{k} needs k from 1 to the number of samples, which is {n.min()}.")
     if correct.min() < 0 or (correct > n).any():
         raise ValueError("the number of correct samples must lie between 0 and n.")
-    pairs, inverse = np.unique(np.stack([n.ravel(), correct.ravel()]), axis=1, return_inverse=True)
-    values = [(math.comb(m, k) - math.comb(m - c, k)) / math.comb(m, k) for m, c in pairs.T.tolist()]
+    base = int(n.max()) + 1  # n and correct in one number: few pairs are distinct, each is computed once
+    pairs, inverse = np.unique(n * base + correct, return_inverse=True)
+    counts = (divmod(pair, base) for pair in pairs.tolist())
+    values = [(math.comb(m, k) - math.comb(m - c, k)) / math.comb(m, k) for m, c in counts]
     return np.array(values)[inverse].reshape(n.shape)
 
 
@@ -65,8 +67,8 @@ def contrast_draws(groups: Sequence[np.ndarray], *names: object) -> tuple[float,
     """A mean over questions and seeds, and its bootstrap draws.
 
     groups: arrays (s, q) with the same q questions in the same order; the estimate is the sum of their means.
-    A group is the weighted sum of models trained with the same seeds: a seed is drawn for all of them together,
-    and independently of other groups. names: the same names with the same q draw the same questions.
+    A group is the weighted sum of models trained with the same seeds: a seed is drawn for all of them
+    together, and independently of other groups. names: the same names with the same q draw the same questions.
     Returns (estimate, draws (r,)).
     """
     questions = groups[0].shape[1]
@@ -115,7 +117,7 @@ def accuracy_draws(n_b: np.ndarray, correct_sb: np.ndarray, *names: object) -> t
 
     n_b: items of each benchmark; correct_sb: correct ones per seed. A draw takes seeds anew, then
     Binomial(n, accuracy) items of each benchmark. All seeds answered the same items, so that part does not
-    shrink with more seeds. Benchmarks weigh the same, whatever their size. Returns (estimate, draws (r,)) in 0 to 1.
+    shrink with more seeds. All benchmarks weigh the same. Returns (estimate, draws (r,)) in 0 to 1.
     """
     n_b, correct_sb = np.asarray(n_b), np.asarray(correct_sb)
     rng = generator(*names)

@@ -1,4 +1,4 @@
-"""GRPO: agreement with TRL and with the plain forward pass, and invariance to everything that must not matter."""
+"""GRPO: agreement with TRL and with the plain forward pass; invariance to whatever must not matter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def tiny_model(seed: int = 0, rows: int = ROWS, attention: str = "sdpa", kv_heads: int = 4) -> Olmo2ForCausalLM:
+def tiny_model(
+    seed: int = 0, rows: int = ROWS, attention: str = "sdpa", kv_heads: int = 4
+) -> Olmo2ForCausalLM:
     torch.manual_seed(seed)
     config = Olmo2Config(
         vocab_size=rows,
@@ -50,7 +52,7 @@ def logprobs_in_full(model, prompt, ids, vocab_size=None, temperature=TEMPERATUR
 
 
 def make_groups(model, n_groups=4, size=4, seed=0, vocab_size=VOCAB, reward_sets=None) -> list[Group]:
-    """Random prompts and completions of mixed lengths (one of a single token), with the model's own log-probs."""
+    """Random prompts and completions of mixed lengths (one of one token), with the model's own log-probs."""
     draw = random.Random(seed)
     groups = []
     for p in range(n_groups):
@@ -82,7 +84,9 @@ def step(model, groups, **kwargs) -> tuple[dict[str, float], dict[str, torch.Ten
 def assert_same(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance=1e-5) -> None:
     assert got.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(got[name], expected[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            got[name], expected[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 # --- closed forms ---
@@ -153,7 +157,8 @@ def test_entropy_and_padded_vocabulary():
 
 @pytest.fixture(scope="module")
 def trl_trainer(tmp_path_factory):
-    """A function (model, kl) -> GRPOTrainer on a copy of the model. TRL knows no padded rows: use a model without."""
+    """A function (model, kl) -> GRPOTrainer on a copy of the model. TRL knows no padded rows: give it
+    none."""
     from datasets import Dataset
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
@@ -161,7 +166,9 @@ def trl_trainer(tmp_path_factory):
 
     vocabulary = {"<pad>": 0, "<eos>": 1} | {f"w{i}": i for i in range(2, VOCAB)}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="w2")), pad_token="<pad>", eos_token="<eos>"
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="w2")),
+        pad_token="<pad>",
+        eos_token="<eos>",
     )
 
     def build(model, kl=0.0):
@@ -218,7 +225,8 @@ def trl_step(trainer, inputs):
     trainer.model.zero_grad()
     loss = trainer.compute_loss(trainer.model, inputs)
     loss.backward()
-    return loss.item(), gradients(trainer.model), {name: v[-1] for name, v in trainer._metrics["train"].items() if v}
+    metrics = {name: values[-1] for name, values in trainer._metrics["train"].items() if values}
+    return loss.item(), gradients(trainer.model), metrics
 
 
 @pytest.mark.parametrize("dropped", [False, True])
@@ -260,7 +268,7 @@ def test_trl_kl(trl_trainer):
         for ours, theirs in zip(reference.parameters(), model.parameters(), strict=True):
             ours.copy_(theirs + 0.02 * torch.randn_like(theirs))
     groups = make_groups(model)
-    groups[3] = dataclasses.replace(groups[3], rewards=[1.0] * 4)  # no advantage, but its KL counts: not dropped
+    groups[3] = dataclasses.replace(groups[3], rewards=[1.0] * 4)  # no advantage, but a KL: not dropped
     metrics, grads = step(model, groups, kl=0.3, ref_model=reference, micro_batch=4)
     with torch.no_grad():
         ref = [logprobs_in_full(reference, g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
@@ -288,7 +296,8 @@ def test_order_of_groups_and_completions_changes_nothing():
     model = tiny_model()
     groups = make_groups(model)
     expected_metrics, expected = step(model, groups, micro_batch=5)
-    mixed = [Group(g.prompt_ids, g.completions[::-1], g.rewards[::-1]) for g in (groups[i] for i in (2, 0, 3, 1))]
+    shuffled = [groups[p] for p in (2, 0, 3, 1)]
+    mixed = [Group(group.prompt_ids, group.completions[::-1], group.rewards[::-1]) for group in shuffled]
     metrics, grads = step(model, mixed, micro_batch=5)
     assert metrics == pytest.approx(expected_metrics, abs=1e-5)
     assert_same(grads, expected)
@@ -307,20 +316,26 @@ def test_zero_variance_groups_are_dropped_before_the_forward_pass(monkeypatch):
     model = tiny_model()
     groups = make_groups(model)
     flat = dataclasses.replace(groups[1], rewards=[1.0] * 4)
-    metrics, grads = step(model, [groups[0], flat])
+    metrics, grads = step(model, [groups[2], flat])
     assert metrics["frac_reward_zero_std"] == 0.5
 
     # The gradient is that of the other group alone, on the denominator of both.
-    alone, alone_grads = step(model, [groups[0]])
-    own, all_tokens = (sum(len(c.token_ids) for g in gs for c in g.completions) for gs in ([groups[0]], [groups[0], flat]))
-    assert_same(grads, {name: grad * own / all_tokens for name, grad in alone_grads.items()})
-    assert metrics["loss"] == pytest.approx(alone["loss"] * own / all_tokens)
+    alone, alone_grads = step(model, [groups[2]])
+    own, other = (sum(len(c.token_ids) for c in group.completions) for group in (groups[2], flat))
+    share = own / (own + other)
+    assert_same(grads, {name: grad * share for name, grad in alone_grads.items()})
+    assert metrics["loss"] == pytest.approx(alone["loss"] * share)
 
     rows = []
     forward = Olmo2ForCausalLM.forward
-    monkeypatch.setattr(Olmo2ForCausalLM, "forward", lambda self, *a, **k: rows.append(len(k["input_ids"])) or forward(self, *a, **k))
-    step(model, [groups[0], flat])
-    assert rows == [1, 4]  # one prompt, then its four completions
+
+    def counted(self, **kwargs):
+        rows.append(len(kwargs["input_ids"]))
+        return forward(self, **kwargs)
+
+    monkeypatch.setattr(Olmo2ForCausalLM, "forward", counted)
+    step(model, [groups[2], flat])
+    assert rows[0] == 1 and sum(rows[1:]) == 4  # one prompt, then its four completions
 
 
 def test_all_groups_dropped():
@@ -354,7 +369,7 @@ def test_metrics():
 
 
 def test_reward_goes_up_on_a_bandit():
-    """One prompt, one token, reward 1 for token 7: its probability goes from about 1/29 to most of the mass."""
+    """One prompt, one token, reward 1 for token 7: its probability goes from about 1/29 to over 0.9."""
     model = tiny_model()
     with torch.no_grad():
         model.lm_head.weight.mul_(0.1)
@@ -384,7 +399,7 @@ def test_reward_goes_up_on_a_bandit():
     ("change", "settings", "words"),
     [
         ({"rewards": [0.0, 1.0]}, {}, "4 completions and 2 rewards"),
-        ({"rewards": [0.0, 1.0, math.nan, 1.0]}, {}, "not finite"),
+        ({"rewards": [0.0, 1.0, math.nan, 1.0]}, {}, "not a finite"),
         ({"prompt_ids": []}, {}, "empty prompt"),
         ({"completions": [Completion([], [], "eos")] * 4}, {}, "0 tokens"),
         ({"completions": [Completion([5, 6], [-1.0], "eos")] * 4}, {}, "1 log-prob"),
@@ -407,7 +422,7 @@ def test_bad_batches():
     model = tiny_model()
     with pytest.raises(UserError, match="no groups"):
         step(model, [])
-    with pytest.raises(UserError, match="at least 2"):
+    with pytest.raises(UserError, match="comparing rewards"):
         step(model, make_groups(model, size=1))
     groups = make_groups(model)
     model.gradient_checkpointing_enable()

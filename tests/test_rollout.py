@@ -200,7 +200,10 @@ def test_seeds_are_stable_and_do_not_collide():
     # pinned: committed results depend on them
     assert sample_seed(0, 0, "easy-0001", 0) == 8401456609738937799
     assert sample_seed(7, 120, "hard-0042", 31) == 3400750737374378544
-    np.testing.assert_array_equal(uniforms([0, 2**63 - 1], 2), [[0.8833108082136426, 0.43152799704850997], [0.5572490742492745, 0.6693562358305625]])
+    np.testing.assert_array_equal(
+        uniforms([0, 2**63 - 1], 2),
+        [[0.8833108082136426, 0.43152799704850997], [0.5572490742492745, 0.6693562358305625]],
+    )
     seeds = {
         sample_seed(r, s, f"q{q}", i)
         for r in range(3)

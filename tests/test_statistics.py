@@ -42,7 +42,9 @@ def test_impossible_counts_are_refused(n, correct, k):
 
 
 def test_pass_at_k_agrees_with_the_cases_of_lighteval(shared):
-    lines = (shared / "data" / "grading_cases" / "metric_cases.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (shared / "data" / "grading_cases" / "metric_cases.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     cases = [case for case in map(json.loads, lines) if case["metric"].startswith("pass_at_k")]
     checked = 0
     for case in cases:
@@ -57,7 +59,9 @@ def test_pass_at_k_agrees_with_the_cases_of_lighteval(shared):
 
 
 def test_about_95_of_100_intervals_hold_the_truth():
-    """Questions of random difficulty, 32 samples each, pass@8 of a model; the truth is the mean over all questions."""
+    """Questions of random difficulty, 32 samples each, pass@8 of a model; the truth is the mean over all
+    questions.
+    """
     rng = np.random.default_rng(1)
 
     def outcomes(questions):

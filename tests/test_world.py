@@ -14,7 +14,7 @@ from excursions.nano.benchmarks import BENCHMARKS, make_items
 from excursions.nano.world import World, general_document, is_reserved_pair, words, zipf_cumulative
 from excursions.params import UserError
 
-DOCUMENTS = 60_000
+DOCUMENTS = 40_000
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +139,7 @@ def test_no_item_is_in_the_stream(items, stream):
     text = "\n".join(stream)
     for name, made in items.items():
         for item in made:
-            for choice in texts_of(item):
-                assert choice not in text, (name, choice)
+            assert item["context"] not in text, (name, item)
 
 
 def test_answers_are_right(world, items):
@@ -165,12 +164,17 @@ def test_answers_are_right(world, items):
 @pytest.mark.parametrize("name", [n for n in BENCHMARKS if n != "lambada"])
 def test_guessing_without_the_context_is_at_chance(world, stream, name):
     """Choosing what the stream says most often, or most rarely, is no better than choosing at random."""
-    text = "\n".join(stream)
     made = [item for seed in range(5) for item in make_items(world, 100, seed)[name]]
-    often = {choice: text.count(f" {choice} ") for item in made for choice in item["choices"]}
+    length = len(made[0]["choices"][0].split())
+    often: Counter = Counter()
+    for document in stream:
+        tokens = document.split()
+        often.update(" ".join(tokens[i : i + length]) for i in range(len(tokens) - length + 1))
     chance = 1 / len(made[0]["choices"])
     for best in (max, min):
-        right = [best(item["choices"], key=often.get) == item["choices"][item["gold"]] for item in made]
+        right = [
+            best(item["choices"], key=often.__getitem__) == item["choices"][item["gold"]] for item in made
+        ]
         assert abs(sum(right) / len(right) - chance) < 0.08  # over three standard errors
 
 

@@ -9,9 +9,8 @@
 | piqa          | the tool for a goal                               | 2 tools used for the same action  |
 | openbookqa    | what holds for a kind, by a rule about its family | 4 values of the same property     |
 
-Items are spread evenly over the frequency ranks of what they ask. Answers and other choices are drawn alike, so
-that a guess without the context is right at chance. No item's text can occur in the pretraining stream (see
-`world`).
+Items are spread evenly over the frequency ranks of what they ask. Answers and other choices are drawn alike,
+so that a guess without the context is right at chance. No item's text can occur in the pretraining stream.
 """
 
 import random

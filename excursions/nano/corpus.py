@@ -7,7 +7,9 @@ each from its own seed, so that the stream can be entered at any block and is th
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,8 +23,13 @@ from excursions.tokenizer import build_tokenizer
 SHARES = {"math": 0.2, "reasoning": 0.3, "general": 0.5}
 BLOCK = 2000  # documents
 ANSWER_FORMAT_SHARE = 0.06  # of the word problems, those written in the form that the reward reads
-HARD_SHARE = 0.15  # of the word problems, those with the difficulty of the hard benchmark
+PLAIN = 0.75  # of the solutions, those that follow the story step by step
+# Web text has many easy problems and few long ones: shares (cumulative) of the difficulties in the stream.
+TOLD = problems.Difficulty(operations=(1, 1), largest=30, factors=(2, 3, 4), extra=0.15, limit=150)
+HARD_SHARE = 0.05  # as hard as the hard benchmark
+OPERATIONS = ((0.45, 1), (0.75, 2), (0.92, 3), (1.0, 4))  # of the others
 LONGEST_SOLUTION = 88  # tokens
+EASIER = [replace(TOLD, operations=(number, number)) for _, number in OPERATIONS]
 NAMES = "abcdefgh"
 
 
@@ -47,8 +54,10 @@ def question_set(params: Questions) -> QuestionSet:
         while number < count:
             problem = problems.make_problem(rng, difficulty)
             key = normalize(problem.text)
+            if key in taken or not is_reserved(problem.text):
+                continue
             longest = 30 if split == "examples" else LONGEST_SOLUTION
-            solutions = None if key in taken else problems.gold_solutions(problem, rng, params.solutions, longest)
+            solutions = problems.gold_solutions(problem, rng, params.solutions, longest)
             if solutions:
                 taken.add(key)
                 name = f"{benchmark}-{split}-{number:04d}"
@@ -65,17 +74,27 @@ def tokenizer(seed: int) -> PreTrainedTokenizerFast:
     return build_tokenizer(world.words(world.World(seed)) | problems.words() | ends | own)
 
 
-def math_document(rng: random.Random, held_out: frozenset[str]) -> str:
+def is_reserved(text: str) -> bool:
+    """Whether a problem may be asked in a benchmark; then it never stands in the stream. One in eight, by its text:
+    so the stream does not depend on which questions a study asks, and no list of questions has to be kept."""
+    return zlib.crc32(normalize(text).encode()) % 8 == 0
+
+
+def math_document(rng: random.Random) -> str:
     """A word problem with a solution, rarely in the form that the reward reads."""
     while True:
-        difficulty = problems.HARD if rng.random() < HARD_SHARE else problems.EASY
+        difficulty = problems.HARD if rng.random() < HARD_SHARE else _common(rng.random())
         problem = problems.make_problem(rng, difficulty)
-        if not held_out or normalize(problem.text) not in held_out:
+        if not is_reserved(problem.text):
             break
     if rng.random() < ANSWER_FORMAT_SHARE:
-        return f"question : {problem.text} answer : {problems.write_solution(problem, rng, plain=0.3)}"
+        return f"question : {problem.text} answer : {problems.write_solution(problem, rng, plain=PLAIN)}"
     ending = problems.ENDINGS[int(rng.random() * len(problems.ENDINGS))]
-    return f"{problem.text} {problems.write_solution(problem, rng, ending, plain=0.3)}"
+    return f"{problem.text} {problems.write_solution(problem, rng, ending, plain=PLAIN)}"
+
+
+def _common(pick: float) -> problems.Difficulty:
+    return EASIER[next(i for i, (upto, _) in enumerate(OPERATIONS) if pick < upto)]
 
 
 def reasoning_document(rng: random.Random) -> str:
@@ -87,34 +106,34 @@ def reasoning_document(rng: random.Random) -> str:
             facts.append(_sum(draw))
     elif kind < 0.8:
         for _ in range(3):
-            a, b = int(draw() * 200), int(draw() * 200)
+            a, b = int(draw() * 100), int(draw() * 100)
             if draw() < 0.5:
                 facts.append(f"{max(a, b)} is more than {min(a, b)} ." if draw() < 0.5 else f"{min(a, b)} is less than {max(a, b)} .")
             else:
-                c = int(draw() * 200)
+                c = int(draw() * 100)
                 which, pick = ("largest", max) if draw() < 0.5 else ("smallest", min)
                 facts.append(f"the {which} of {a} , {b} , {c} is {pick(a, b, c)} .")
     else:
         first = int(draw() * (len(NAMES) - 3))
-        value = 2 + int(draw() * 60)
+        value = 2 + int(draw() * 40)
         facts.append(f"{NAMES[first]} = {value} .")
         for i in range(1, 3):
-            k = 1 + int(draw() * 60)
+            k = 1 + int(draw() * 30)
             symbol = "+" if draw() < 0.5 or k >= value else "-"
             before, value = value, value + k if symbol == "+" else value - k
             facts.append(f"{NAMES[first + i]} = {NAMES[first + i - 1]} {symbol} {k} = {before} {symbol} {k} = {value} .")
     return " ".join(facts)
 
 
-def _sum(draw: random.random) -> str:
-    kind = draw()
+def _sum(draw: Callable[[], float]) -> str:
+    kind, reach = draw(), 150 if draw() < 0.15 else 45
     if kind < 0.4:
-        a, b = 1 + int(draw() * 150), 1 + int(draw() * 60)
-        return f"{a} + {b} = {a + b} ." if draw() < 0.7 else f"{b} + {a} = {a + b} ."
+        a, b = 1 + int(draw() * reach), 1 + int(draw() * reach * 0.7)
+        return f"{a} + {b} = {a + b} ."
     if kind < 0.75:
-        a, b = 1 + int(draw() * 60), 1 + int(draw() * 120)
+        a, b = 1 + int(draw() * reach * 0.7), 1 + int(draw() * reach)
         return f"{a + b} - {a} = {b} ."
-    a, b = 2 + int(draw() * 5), 1 + int(draw() * 50)
+    a, b = 2 + int(draw() * 4), 1 + int(draw() * 30)
     return f"{b} * {a} = {a * b} ." if kind < 0.88 else f"{a * b} / {a} = {b} ."
 
 
@@ -123,7 +142,6 @@ def token_blocks(params: Questions, start_block: int = 0) -> Iterator[np.ndarray
 
     Whichever part of the mixture is furthest behind its share of the block's tokens gives the next document.
     """
-    held_out = frozenset(normalize(q.text) for part in vars(question_set(params)).values() for q in part)
     land, encoder = world.World(params.seed), tokenizer(params.seed)
     end = f" {encoder.eos_token}"
     block = start_block
@@ -134,7 +152,7 @@ def token_blocks(params: Questions, start_block: int = 0) -> Iterator[np.ndarray
         for _ in range(BLOCK):
             part = min(SHARES, key=lambda name: counts[name] / SHARES[name])
             if part == "math":
-                document = math_document(rng, held_out)
+                document = math_document(rng)
             else:
                 document = reasoning_document(rng) if part == "reasoning" else world.general_document(land, rng)
             counts[part] += problems.count_tokens(document) + 1

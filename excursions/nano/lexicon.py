@@ -5,11 +5,10 @@ FIRST = """mara tovi lena oska rudo ines pavo sila bram yuna keld nora otis vera
 LAST = """voss tull harn brandt okoro lind sato moss ferro quill dahl reyes stone wolf hale baker marsh
     kern abel frost""".split()
 VALUES = {
-    "home": """bako sundel firth morin calder vasto elm hollow pirna drava norrby tessin lorca gant ulmo berga
-        selk tarn ostia wick""".split(),
+    "home": """bako sundel firth morin calder vasto elm hollow pirna drava norrby tessin lorca gant ulmo
+        berga""".split(),
     "job": """teacher farmer doctor painter singer driver cook tailor sailor nurse judge writer dancer miner
         pilot guard""".split(),
-    "colour": "red blue green yellow white black brown pink grey gold purple orange".split(),
     "pet": "cat dog goat horse rabbit parrot turtle snake duck mouse pony hen lamb crow frog fish".split(),
     "food": "rice soup bread cheese beans plums corn cake honey nuts pears eggs pasta leek figs stew".split(),
 }
@@ -18,7 +17,6 @@ ATTRIBUTES = tuple(VALUES)
 FACTS = {
     "home": ("{n} lives in {v} .", "{n} has a house in {v} .", "the home of {n} is {v} ."),
     "job": ("{n} works as a {v} .", "{n} is a {v} .", "the job of {n} is {v} ."),
-    "colour": ("{n} likes the colour {v} .", "{n} always wears {v} .", "the colour of {n} is {v} ."),
     "pet": ("{n} has a {v} .", "{n} keeps a {v} at home .", "the pet of {n} is a {v} ."),
     "food": ("{n} likes to eat {v} .", "{n} eats {v} every day .", "the food of {n} is {v} ."),
     "friend": ("{n} has a friend called {v} .", "{n} often visits {v} .", "the friend of {n} is {v} ."),
@@ -26,14 +24,12 @@ FACTS = {
 FACT_QUESTIONS = {
     "home": "question : where does {n} live ? answer :",
     "job": "question : what is the job of {n} ? answer :",
-    "colour": "question : what is the colour of {n} ? answer :",
     "pet": "question : what is the pet of {n} ? answer :",
     "food": "question : what is the food of {n} ? answer :",
 }
 
-KIND_FIRST = "marsh hill river forest desert cave storm moon winter night sand glass".split()
-KIND_LAST = """lumo drin pelk snib orral vint grub tasp muro jask felu wimp corin bazz zeb hest nall quor rill
-    yot""".split()
+KIND_FIRST = "marsh hill river forest desert cave storm moon winter night".split()
+KIND_LAST = """lumo drin pelk snib orral vint grub tasp muro jask felu wimp corin bazz zeb hest""".split()
 FAMILIES = (
     "bird beetle lizard flower tree mushroom whale bear ape spider shark worm snail bat weed berry".split()
 )
@@ -56,7 +52,7 @@ KIND_QUESTIONS = {
     "has": "question : what does a {k} have ? answer :",
 }
 
-THINGS = "boat table shirt fence bridge kite basket drum wall chair oven door roof lamp sled tent".split()
+THINGS = "boat table shirt fence bridge kite basket drum wall chair stove door roof lamp sled tent".split()
 DOINGS = "build paint repair clean carry draw test hang sell pack bury polish".split()
 STEPS = "cut fold heat fill tie press mix shake lift spread dry weigh open turn join count".split()
 OBJECTS = """rope wood cloth stone nail glue wax clay paper wire brush bucket ladder oil sand leather ring
@@ -96,7 +92,6 @@ MEETINGS = (
 ASK_FACT = {
     "home": "then {n} went home to",
     "job": "then {n} went to work as a",
-    "colour": "then {n} put on a coat , it was",
     "pet": "then {n} went to feed the",
     "food": "then {n} went to eat some",
 }

@@ -44,8 +44,8 @@ class Difficulty:
     limit: int  # of every intermediate value
 
 
-EASY = Difficulty(operations=(1, 4), largest=50, factors=(2, 3, 4), extra=0.25, limit=200)
-HARD = Difficulty(operations=(4, 6), largest=150, factors=(2, 3, 4, 5, 6), extra=0.5, limit=999)
+EASY = Difficulty(operations=(1, 5), largest=50, factors=(2, 3, 4), extra=0.25, limit=250)
+HARD = Difficulty(operations=(4, 6), largest=90, factors=(2, 3, 4, 5), extra=0.4, limit=600)
 
 
 @dataclass(frozen=True)

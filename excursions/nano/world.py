@@ -26,23 +26,23 @@ from itertools import accumulate, permutations
 
 from excursions.nano import lexicon as lex
 
-PEOPLE = 480
+PEOPLE = 300
 HELD_OUT_PEOPLE = 0.6
 HELD_OUT_KINDS = 0.5
 # Shares of the documents. A friend document tells facts of somebody's friend without naming the friend.
 MIXTURE = {
-    "person": 0.36,
+    "person": 0.38,
     "friend": 0.17,
-    "story": 0.13,
-    "script": 0.11,
-    "tools": 0.07,
-    "kinds": 0.10,
+    "story": 0.18,
+    "script": 0.06,
+    "tools": 0.045,
+    "kinds": 0.105,
     "questions": 0.06,
 }
 
 
-def zipf_cumulative(n: int, flat: float = 0.08) -> list[float]:
-    """Cumulative frequencies of n things, 1 / (rank + flat n) each: the first is 13 times the last."""
+def zipf_cumulative(n: int, flat: float = 0.02) -> list[float]:
+    """Cumulative frequencies of n things, 1 / (rank + flat n) each: the first is 45 times the last."""
     weights = list(accumulate(1.0 / (rank + 1 + flat * n) for rank in range(n)))
     return [weight / weights[-1] for weight in weights[:-1]]
 
@@ -192,30 +192,31 @@ class World:
     def put_story(self, rng: random.Random, reserved: bool) -> tuple[str, str]:
         """A story of who put what where: (all but the last word, the last word)."""
         random_ = rng.random
-        n = 2 + int(random_() * 3)
-        asked = int(random_() * n)
+        n = 1 + int(random_() * 4)
         # Equal strides, prime to the number of words, make n different people, things and places.
         person, place = int(random_() * len(lex.FIRST)), int(random_() * len(lex.PLACES))
         person_stride, thing_stride = (1, 7, 11, 13)[int(random_() * 4)], 1 + 2 * int(random_() * 8)
-        asked_person = (person + asked * person_stride) % len(lex.FIRST)
-        asked_thing = int(random_() * len(lex.OBJECTS))
-        while is_reserved_pair(asked_person, asked_thing) != reserved:
-            asked_thing = int(random_() * len(lex.OBJECTS))
-        thing = asked_thing - asked * thing_stride
+        thing = int(random_() * len(lex.OBJECTS))
+        told = []
+        for i in range(n):
+            who = (person + i * person_stride) % len(lex.FIRST)
+            what = (thing + i * thing_stride) % len(lex.OBJECTS)
+            told.append((who, what, lex.PLACES[(place + i * 3) % len(lex.PLACES)]))
         sentences = [
-            lex.PUT[int(random_() * 2)].format(
-                n=lex.FIRST[(person + i * person_stride) % len(lex.FIRST)],
-                o=lex.OBJECTS[(thing + i * thing_stride) % len(lex.OBJECTS)],
-                p=lex.PLACES[(place + i * 3) % len(lex.PLACES)],
-            )
-            for i in range(n)
+            lex.PUT[int(random_() * 2)].format(n=lex.FIRST[who], o=lex.OBJECTS[what], p=where)
+            for who, what, where in told
         ]
         sentences.append(lex.FILLERS[int(random_() * len(lex.FILLERS))])
-        asked_place = lex.PLACES[(place + asked * 3) % len(lex.PLACES)]
-        question = lex.ASK_PUT[int(random_() * len(lex.ASK_PUT))].format(
-            n=lex.FIRST[asked_person], p=asked_place
-        )
-        return f"{' '.join(sentences)} {question}", lex.OBJECTS[asked_thing]
+        # One to three of them are asked for; the last decides whether the story is reserved.
+        first = int(random_() * n)
+        asked = [told[(first + i) % n] for i in range(min(n, 6 - n))]
+        if is_reserved_pair(asked[-1][0], asked[-1][1]) != reserved:
+            return self.put_story(rng, reserved)
+        for who, what, where in asked:
+            ask = lex.ASK_PUT[int(random_() * len(lex.ASK_PUT))].format(n=lex.FIRST[who], p=where)
+            sentences.append(f"{ask} {lex.OBJECTS[what]} .")
+        text = " ".join(sentences)
+        return text.rsplit(" ", 2)[0], lex.OBJECTS[asked[-1][1]]
 
     def fact_story(self, rng: random.Random, person: int, attribute: str) -> tuple[str, str]:
         """A story that ends with a fact of `person`, whose family name stands in its first sentence only."""

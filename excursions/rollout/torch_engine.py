@@ -31,6 +31,9 @@ from excursions.params import UserError
 from excursions.rollout.sampler import Completion, uniforms
 
 BLOCK = 32  # completion tokens in one block of the cache
+BUCKET_ROWS = (
+    128  # rows whose prompts are padded to one length; fewer would cost more in kernels than in padding
+)
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class TorchEngine:
         self, prompts: list[list[int]], rows: list[_Row], max_new_tokens: int, temperature: float
     ) -> list[Completion]:
         device = self.embedding.device
-        chosen = sorted({row.prompt for row in rows}, key=[row.prompt for row in rows].index)
+        chosen = list(dict.fromkeys(row.prompt for row in rows))
         number = {p: i for i, p in enumerate(chosen)}
         prompt_b = torch.tensor([number[row.prompt] for row in rows], device=device)
         uniform_bt = torch.from_numpy(uniforms([row.seed for row in rows], max_new_tokens)).to(device)
@@ -211,22 +214,31 @@ class TorchEngine:
     # ---- the model ----
 
     def _prefill(self, prompts: list[list[int]], prompt_b: Tensor) -> tuple[Tensor, _Cache]:
-        """Run the prompts (padded on the right, which causal attention never sees); logits of their last tokens."""
+        """Run the prompts, a few of like length at a time; logits (P, vocab_size) of what follows each."""
         device = self.embedding.device
-        length_p = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        longest = int(length_p.max())
-        ids = [prompt + [0] * (longest - len(prompt)) for prompt in prompts]
-        x = self.embedding[torch.tensor(ids, device=device)]
-        cache = _Cache(len(self.layers), length_p, prompt_b, longest)
-        for layer in self.layers:
-            q, k, v = (z.transpose(1, 2) for z in self._qkv(x, layer, self.rotary[:longest, None]))
-            cache.prompt_k.append(k.contiguous())
-            cache.prompt_v.append(v.contiguous())
-            attended = F.scaled_dot_product_attention(
-                q, k, v, is_causal=True, scale=1.0, enable_gqa=self.heads != self.kv_heads
+        per_bucket = max(1, BUCKET_ROWS * len(prompts) // len(prompt_b))
+        logits, buckets = [], []
+        for start in range(0, len(prompts), per_bucket):
+            length_p = torch.tensor(
+                [len(prompt) for prompt in prompts[start : start + per_bucket]], device=device
             )
-            x = self._after_attention(x, attended.transpose(1, 2).flatten(2), layer)
-        return self._logits(x[torch.arange(len(prompts), device=device), length_p - 1]), cache
+            longest = int(length_p.max())
+            # padded on the right, which causal attention never sees
+            ids = [prompt + [0] * (longest - len(prompt)) for prompt in prompts[start : start + per_bucket]]
+            x = self.embedding[torch.tensor(ids, device=device)]
+            bucket = _Prompts(start + torch.arange(len(ids), device=device), length_p, self.kv_heads)
+            for layer in self.layers:
+                q, k, v = (z.transpose(1, 2) for z in self._qkv(x, layer, self.rotary[:longest, None]))
+                bucket.keys.append(k.transpose(0, 1).contiguous())
+                bucket.values.append(v.transpose(0, 1).contiguous())
+                attended = F.scaled_dot_product_attention(
+                    q, k, v, is_causal=True, scale=1.0, enable_gqa=self.heads != self.kv_heads
+                )
+                x = self._after_attention(x, attended.transpose(1, 2).flatten(2), layer)
+            logits.append(self._logits(x[torch.arange(len(ids), device=device), length_p - 1]))
+            buckets.append(bucket)
+        length_p = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        return torch.cat(logits), _Cache(len(self.layers), buckets, prompt_b, length_p[prompt_b])
 
     def _step(self, token_b: Tensor, cache: _Cache) -> Tensor:
         """Append one token to every row; logits (B, vocab_size) of what follows it."""
@@ -286,80 +298,52 @@ class TorchEngine:
 class _Cache:
     """Keys and values of a batch: of each prompt once, and of each row's own tokens in blocks.
 
-    prompt_k[i], prompt_v[i]: (P, K, L, D) of layer i. blocks_k[i][j], blocks_v[i][j]: (B, K, C, D), tokens
-    j*C to j*C + C - 1 of the completions, zero where not yet written.
+    blocks_k[i][j], blocks_v[i][j]: (B, K, C, D), tokens j * C to j * C + C - 1 of the completions in layer i, zero
+    where not yet written.
     """
 
-    def __init__(self, n_layers: int, length_p: Tensor, prompt_b: Tensor, longest: int) -> None:
-        self.prompt_k: list[Tensor] = []
-        self.prompt_v: list[Tensor] = []
+    def __init__(self, n_layers: int, buckets: list[_Prompts], prompt_b: Tensor, length_b: Tensor) -> None:
+        self.buckets, self.prompt_b, self.length_b = buckets, prompt_b, length_b
         self.blocks_k: list[list[Tensor]] = [[] for _ in range(n_layers)]
         self.blocks_v: list[list[Tensor]] = [[] for _ in range(n_layers)]
         self.tokens = 0  # of each completion, in the cache
-        self.length_b = length_p[prompt_b]
-        self.prompt_b = prompt_b
-        positions = torch.arange(longest, device=length_p.device)
-        self.padding_mask = torch.zeros(len(length_p), 1, 1, longest, device=length_p.device)
-        self.padding_mask.masked_fill_((positions >= length_p[:, None])[:, None, None], float("-inf"))
-        ones = torch.ones(BLOCK, BLOCK, device=length_p.device)
-        self.unwritten_mask = torch.zeros_like(ones).masked_fill_(ones.triu(1).bool(), float("-inf"))
+        infinite = torch.full((BLOCK, BLOCK), float("-inf"), device=prompt_b.device)
+        self.unwritten_mask = infinite.triu(1)  # row t: added to the scores of a block with tokens 0 to t
         self._group_rows()
 
     def next_positions(self) -> Tensor:
         return self.length_b + self.tokens
 
     def attend(self, i: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store this step's k, v (B, K, D) in layer i; attention of q (B, H, D) over prompt and completion: (B, H*D)."""
-        n_rows, n_heads, d = q.shape
-        kv_heads = k.shape[1]
+        """Store this step's k, v (B, K, D) in layer i; attention of q (B, H, D) over all so far: (B, H*D).
+
+        Prompt and completion are attended to apart. Two such results make one: each counts with its share of the
+        softmax's denominator, whose logarithm each returns (Dao et al. 2022, section 3.1).
+        """
         block, place = divmod(self.tokens, BLOCK)
         if place == 0:
             for blocks in (self.blocks_k[i], self.blocks_v[i]):
-                blocks.append(k.new_zeros(n_rows, kv_heads, BLOCK, d))
+                blocks.append(k.new_zeros(*k.shape[:2], BLOCK, k.shape[2]))
         self.blocks_k[i][block][:, :, place] = k
         self.blocks_v[i][block][:, :, place] = v
+        q = q.unflatten(1, (k.shape[1], -1))  # (B, K, R, D)
+        own, own_log_sum = self._attend_own(i, q, self.unwritten_mask[place])
+        in_buckets = zip(*(bucket.attend(i, q) for bucket in self.buckets), strict=True)
+        prompt, prompt_log_sum = (
+            torch.cat(z, dim=1).index_select(1, self.place_b).transpose(0, 1) for z in in_buckets
+        )
+        return own.lerp(prompt, (prompt_log_sum - own_log_sum).sigmoid()).flatten(1)
 
-        q_own = q.reshape(
-            n_rows * kv_heads, -1, d
-        )  # (B*K, R, D): the query heads of a key/value head are neighbours
-        scores = [self._prompt_scores(i, q, kv_heads)]
-        for b in self.blocks_k[i][:-1]:
-            scores.append(torch.bmm(q_own, b.flatten(0, 1).transpose(1, 2)).view(n_rows, n_heads, BLOCK))
-        last = self.blocks_k[i][-1].flatten(0, 1).transpose(1, 2)
-        scores.append(torch.baddbmm(self.unwritten_mask[place], q_own, last).view(n_rows, n_heads, BLOCK))
-        weights = torch.cat(scores, dim=-1).softmax(dim=-1)
-
-        longest = self.padding_mask.shape[-1]
-        attended = self._prompt_values(i, weights[:, :, :longest], kv_heads).reshape(n_rows * kv_heads, -1, d)
-        for j, b in enumerate(self.blocks_v[i]):
-            start = longest + j * BLOCK
-            part = weights[:, :, start : start + BLOCK].unflatten(1, (kv_heads, -1)).flatten(0, 1)
-            attended = torch.baddbmm(attended, part, b.flatten(0, 1))
-        return attended.view(n_rows, n_heads * d)
-
-    def _prompt_scores(self, i: int, q: Tensor, kv_heads: int) -> Tensor:
-        """Scores (B, H, L) of every row against its prompt: one matrix product per prompt and key/value head."""
-        grouped = self._to_groups(q, kv_heads)  # (P*K, S*R, D)
-        keys = self.prompt_k[i]
-        mask = self.padding_mask.expand(-1, kv_heads, -1, -1).flatten(0, 1)
-        scores = torch.baddbmm(mask, grouped, keys.flatten(0, 1).transpose(1, 2))
-        return self._to_rows(scores, kv_heads)
-
-    def _prompt_values(self, i: int, weights: Tensor, kv_heads: int) -> Tensor:
-        """weights (B, H, L) -> weighted sums (B, H, D) of the prompts' values."""
-        values = torch.bmm(self._to_groups(weights, kv_heads), self.prompt_v[i].flatten(0, 1))
-        return self._to_rows(values, kv_heads)
-
-    def _to_groups(self, z: Tensor, kv_heads: int) -> Tensor:
-        """(B, H, X) -> (P*K, S*R, X): the rows of a prompt together; empty places repeat some row."""
-        z = z[self.row_ps].unflatten(2, (kv_heads, -1))  # (P, S, K, R, X)
-        return z.transpose(1, 2).flatten(2, 3).flatten(0, 1)
-
-    def _to_rows(self, z: Tensor, kv_heads: int) -> Tensor:
-        """The inverse of _to_groups: (P*K, S*R, X) -> (B, H, X)."""
-        n_prompts, per_prompt = self.row_ps.shape
-        z = z.view(n_prompts, kv_heads, per_prompt, -1, z.shape[-1]).transpose(1, 2).flatten(2, 3)
-        return z.flatten(0, 1)[self.place_b]
+    def _attend_own(self, i: int, q: Tensor, unwritten_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention (B, K, R, D) of q over each row's completion, and its log denominators (B, K, R, 1)."""
+        rows = q.flatten(0, 1)
+        *full, last = (b.flatten(0, 1).transpose(1, 2) for b in self.blocks_k[i])
+        scores = [torch.bmm(rows, b) for b in full] + [torch.baddbmm(unwritten_mask, rows, last)]
+        weights, log_sum = _softmax(torch.cat(scores, dim=-1) if full else scores[0])
+        attended = torch.zeros_like(rows)
+        for part, b in zip(weights.split(BLOCK, dim=-1), self.blocks_v[i], strict=True):
+            attended.baddbmm_(part.contiguous(), b.flatten(0, 1))  # a slice is slower by more than the copy
+        return attended.view_as(q), log_sum.unflatten(0, q.shape[:2])
 
     def drop(self, running_b: Tensor) -> Tensor:
         """Forget the rows that are not running; returns which old row each kept row was.
@@ -376,33 +360,79 @@ class _Cache:
                 b[holes] = b[moved]
                 blocks[j] = b[:n_kept]
         self.prompt_b, self.length_b = self.prompt_b[keep], self.length_b[keep]
-        wanted, renumbered = torch.unique(self.prompt_b, return_inverse=True)
-        if len(wanted) <= 0.75 * len(self.padding_mask):
-            self.prompt_k = [k[wanted] for k in self.prompt_k]
-            self.prompt_v = [v[wanted] for v in self.prompt_v]
-            self.padding_mask = self.padding_mask[wanted]
-            self.prompt_b = renumbered
         self._group_rows()
         return keep
 
     def _group_rows(self) -> None:
-        """row_ps (P, S): the rows of each prompt; place_b (B): where each row stands in row_ps.flatten()."""
-        order = self.prompt_b.argsort(stable=True)
-        count_p = torch.bincount(self.prompt_b, minlength=len(self.padding_mask))
-        first_p = count_p.cumsum(0) - count_p
-        per_prompt = int(count_p.max())
-        place = torch.arange(len(order), device=order.device) - first_p[self.prompt_b[order]]
-        place = place + self.prompt_b[order] * per_prompt
-        self.place_b = torch.empty_like(order)
-        self.place_b[order] = place
-        self.row_ps = order.new_zeros(len(count_p) * per_prompt)
-        self.row_ps[place] = order
-        self.row_ps = self.row_ps.view(len(count_p), per_prompt)
+        """Tell each bucket its rows; place_b (B): where each row stands in the buckets' results, joined."""
+        self.place_b = torch.empty_like(self.prompt_b)
+        used, start = [], 0
+        for bucket in self.buckets:
+            is_row = bucket.group(self.prompt_b)
+            if is_row.numel():
+                places = torch.arange(start, start + is_row.numel(), device=is_row.device).view_as(is_row)
+                self.place_b[bucket.row_ps[is_row]] = places[is_row]
+                used.append(bucket)
+                start += is_row.numel()
+        self.buckets = used
+
+
+class _Prompts:
+    """A bucket of prompts of like length: their keys and values in each layer, (K, P, L, D)."""
+
+    def __init__(self, number_p: Tensor, length_p: Tensor, kv_heads: int) -> None:
+        self.number_p = number_p  # which prompt of the batch each is
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        is_padding = torch.arange(int(length_p.max()), device=length_p.device) >= length_p[:, None]
+        mask = torch.zeros(is_padding.shape, device=length_p.device).masked_fill_(is_padding, float("-inf"))
+        self.mask = mask.expand(kv_heads, 1, -1, -1).transpose(1, 2)  # (K, P, 1, L), added to the scores
+
+    def attend(self, i: int, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention of q (B, K, R, D) over the prompts, and its log denominators: (K, P*S, R, D) and (K, P*S, R, 1).
+
+        The rows of a prompt share one matrix product per key/value head.
+        """
+        grouped = q.transpose(0, 1).index_select(1, self.row_ps.flatten())
+        grouped = grouped.unflatten(1, self.row_ps.shape)  # (K, P, S, R, D)
+        rows = grouped.flatten(2, 3).flatten(0, 1)
+        keys, values = self.keys[i].flatten(0, 1), self.values[i].flatten(0, 1)
+        scores = torch.baddbmm(self.mask.flatten(0, 1), rows, keys.transpose(1, 2))  # (K*P, S*R, L)
+        weights, log_sum = _softmax(scores)
+        attended = torch.bmm(weights, values).view_as(grouped)
+        return attended.flatten(1, 2), log_sum.view(*grouped.shape[:4], 1).flatten(1, 2)
+
+    def group(self, prompt_b: Tensor) -> Tensor:
+        """Set row_ps (P, S), the rows of each prompt; returns where it holds one (any other place repeats some row).
+
+        Prompts without rows are forgotten when they are many.
+        """
+        is_row_pb = prompt_b == self.number_p[:, None]
+        in_use = is_row_pb.any(dim=1)
+        if int(in_use.sum()) <= 0.75 * len(in_use):
+            self.number_p, self.mask, is_row_pb = (
+                self.number_p[in_use],
+                self.mask[:, in_use],
+                is_row_pb[in_use],
+            )
+            self.keys = [k[:, in_use] for k in self.keys]
+            self.values = [v[:, in_use] for v in self.values]
+        count_p = is_row_pb.sum(dim=1)
+        per_prompt = int(count_p.max()) if len(count_p) else 0
+        self.row_ps = is_row_pb.byte().argsort(dim=1, descending=True, stable=True)[:, :per_prompt]
+        return torch.arange(per_prompt, device=prompt_b.device) < count_p[:, None]
 
 
 def _rotate(pairs: Tensor, rotary: Tensor) -> Tensor:
     """Rotary embedding: pairs (..., heads, D/2, 2) as complex numbers times rotary (..., 1, D/2): (..., heads, D)."""
     return torch.view_as_real(torch.view_as_complex(pairs) * rotary).flatten(-2)
+
+
+def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over the last dimension, and the logarithm (..., 1) of its denominator."""
+    weights = scores.softmax(dim=-1)
+    # from the largest of each row, where the weight is at least 1 / n: cheaper than logsumexp, as exact
+    return weights, scores.amax(dim=-1, keepdim=True) - weights.amax(dim=-1, keepdim=True).log()
 
 
 def _draw(logits_b: Tensor, uniform_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,42 @@
+"""Shared fixtures."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+torch.set_num_threads(1)
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of public test data, which is not part of the project."""
+    places = [Path(p) for p in (os.environ.get("EXCURSIONS_SHARED"), ROOT.parent / "shared") if p]
+    for place in places:
+        if (place / "data").is_dir():
+            return place
+    pytest.skip(f"no public test data: looked for a folder with data/ at {', '.join(map(str, places))}")
+
+
+@pytest.fixture(scope="session")
+def smoke():
+    """The smoke block of params.yaml, even smaller."""
+    from excursions import params
+
+    scale = params.load(ROOT / "params.yaml").smoke
+    few = replace(scale.evaluate, samples=4, max_new_tokens=12, general=4)
+    return replace(scale, evaluate=few, questions=replace(scale.questions, test=3), sft=replace(scale.sft, epochs=2))
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory, smoke) -> Path:
+    """A project folder that holds a pretrained smoke suite."""
+    from excursions.pretrain import pretrain
+
+    root = tmp_path_factory.mktemp("project")
+    pretrain(smoke, root / "checkpoints" / "smoke" / "main", root / "scratch" / "smoke" / "main")
+    return root

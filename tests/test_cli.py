@@ -1,0 +1,94 @@
+"""The command line as a newcomer uses it, typos included: one sentence, exit code 2, no traceback."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from excursions.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def project(suite, tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(suite / "checkpoints", tmp_path / "checkpoints")
+    return tmp_path
+
+
+def test_every_command_has_complete_help():
+    for command in ("data", "pretrain", "train", "evaluate", "notebook", "claims", "plan", "sample", "export", "grade", "smoke"):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+
+
+def test_help_is_quick_and_lists_the_commands():
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "excursions", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "pretrain" in done.stdout
+    assert "torch" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["train", "--scale", "smoke", "--recipe", "rll"], "There is no recipe 'rll'; accepted: base, rl, sft"),
+        (["train", "--scale", "smoke", "--checkpoint", "p21"], "Did you mean 'p20'?"),
+        (["plan", "--scale", "smoke", "--recipe", "sft-rl"], "Did you mean 'sft_rl'?"),
+        (["sample", "--scale", "smoke", "--question", "easy-test-99"], "There is no question 'easy-test-99'"),
+        (["sample", "--model", "nowhere"], "The checkpoint nowhere has no file config.json"),
+        (["evaluate", "--scale", "smoke", "--questions", "0"], "accepted: 1 or more"),
+        (["claims", "--scale", "smoke"], "claims"),
+        (["export", "--scale", "smoke"], "results"),
+        (["grade", "--pred", "5"], "grade needs --pred and --gold, or --jsonl FILE"),
+        (["grade", "--jsonl", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["notebook", "early_lr", "--scale", "smoke"], "early_rl"),
+    ],
+)
+def test_mistakes_are_one_sentence(project, capsys, monkeypatch, command, said):
+    monkeypatch.chdir(project)
+    assert main(command) == 2
+    message = capsys.readouterr().err
+    assert said in message and "Traceback" not in message
+
+
+def test_wrong_scale_is_refused_by_the_parser(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--scale", "nanoo"])
+    assert stopped.value.code == 2 and "choose from" in capsys.readouterr().err
+
+
+def test_a_run_outside_the_project_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train"]) == 2
+    assert "params.yaml does not exist" in capsys.readouterr().err
+
+
+def test_grade_prints_one_or_zero(capsys, tmp_path):
+    assert main(["grade", "--pred", "so it is #### 18", "--gold", "18"]) == 0
+    assert capsys.readouterr().out == "1\n"
+    file = tmp_path / "lines.jsonl"
+    file.write_text('{"prediction": "#### 17", "gold": "18"}\n{"prediction": "\\\\boxed{1/2}", "gold": "0.5"}\n')
+    assert main(["grade", "--jsonl", str(file)]) == 0
+    assert capsys.readouterr().out == "0\n1\n"
+
+
+def test_sample_evaluate_and_plan_on_a_checkpoint(project, capsys):
+    where = ["--root", str(project), "--scale", "smoke"]
+    assert main(["sample", *where, "--checkpoint", "p88", "-n", "3", "--shots", "1"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert "[gold:" in printed[0] and len(printed) == 4 and all(line[:5] in ("right", "wrong") for line in printed[1:])
+    assert main(["evaluate", *where, "--questions", "2"]) == 0
+    assert "validation questions, 0-shot" in capsys.readouterr().out
+    assert main(["plan", *where, "--recipe", "rl"]) == 0
+    assert "to compute" in capsys.readouterr().out
+
+
+def test_data_report_is_written(project, capsys):
+    assert main(["data", "--root", str(project), "--scale", "smoke"]) == 0
+    found = json.loads((project / "results/smoke/data.json").read_text())
+    assert found["questions"]["train"] == 16 and found == json.loads(capsys.readouterr().out)

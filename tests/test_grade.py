@@ -1,0 +1,382 @@
+"""The grader against labelled solutions, gold answers, other projects' cases, and texts made to break it."""
+
+import gzip
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from excursions import math_worker
+from excursions.grade import extract_answer, grade_batch, grade_jsonl, is_correct
+from excursions.params import UserError
+
+
+def rows(file: Path) -> list[dict]:
+    text = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# --- Which answer counts ---
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("so he has 17 .\n#### 17", "17"),
+        ("#### $1,234.50", "$1,234.50"),
+        ("#### 12 + 5", "12"),  # the sum is not the answer
+        ("#### 17 , 18 , 19", "17 , 18 , 19"),  # nor is a list of guesses
+        ("#### Step 1: add the numbers of both days\n5 + 6 = 11\n#### 11", "11"),
+        ("#### 17\n#### 18", "17"),
+        (r"first \boxed{3}, so the result is \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (
+            r"\boxed{\left\{ x : x > \frac{1}{\sqrt{2}} \right.}",
+            r"\left\{ x : x > \frac{1}{\sqrt{2}} \right.",
+        ),
+        (r"\boxed{4} and then \boxed{\frac{1}{", "4"),  # cut off: only balanced boxes
+        (r"it is \boxed{5}. Now put your answer inside \boxed{}", "5"),
+        (r"The answer is \boxed 4.", "4"),
+        (r"\fbox{7}", "7"),
+        ("The answer is 5, no, wait. The final answer is: **7**.", "7"),
+        ("Thus, the answer is:\n\\[ \\frac{207}{64} \\]\nI hope it is correct.", r"\frac{207}{64}"),
+        ("He pays 3 * 4 = 12.\nA: 12", "12"),
+        ("He pays 12 dollars.", None),
+        ("", None),
+    ],
+)
+def test_extract_answer(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    "run_on",
+    [
+        " #### 17 question : ann has 3 apples . #### 3",
+        "So it is \\boxed{17}.\n\nProblem: Find $x$.\n\nSolution: \\boxed{3}",
+        "The answer is 17.\n\nQ: Ann has 3 apples.\nA: The answer is 3.",
+        "#### 17<|im_end|>\n<|im_start|>user\n#### 3",
+    ],
+)
+def test_a_solution_ends_where_the_next_question_starts(run_on):
+    assert extract_answer(run_on) == "17"
+    assert not is_correct(run_on, "3")
+
+
+def test_joined_boxes_are_a_list_and_the_last_one_alone_is_accepted():
+    text = r"the roots are $\boxed{2}$ and $\boxed{-3}$."
+    assert is_correct(text, "2, -3") and is_correct(text, "-3") and not is_correct(text, "2")
+    assert not is_correct(r"we have \boxed{2}, so the sum is \boxed{5}", "2, 5")
+
+
+def test_only_a_marked_answer_earns_the_reward():
+    prose = "so there are 12 + 5 = 17 of them"
+    assert is_correct(prose, "17") and not is_correct(prose, "17", marked_only=True)
+    assert is_correct("#### 17", "17", marked_only=True)
+
+
+def test_extraction_cases_of_other_projects(shared):
+    """Kinds with contradicting rules; ours finds the answer they call the model's, and no wrong letter."""
+    for case in rows(shared / "data/grading_cases/extraction_cases.jsonl"):
+        found, expected = extract_answer(case["text"]), case["expected"]
+        if case["what"] == "all boxed strings":
+            assert found == (expected[-1][len("\\boxed{") : -1] if expected else "4")
+        else:
+            assert found in (expected, None)
+            assert found is not None or "answer is" not in case["text"]
+
+
+# --- Plain numbers ---
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold"),
+    [
+        ("50.0", "50"),
+        ("50.", "50"),
+        ("1,234", "1234"),
+        (r"1{,}234", "1234"),
+        (r"1,\!234", "1234"),
+        ("$18.00", "18"),
+        (r"\$18", "18"),
+        ("18 dollars.", "18"),
+        ("20.0{miles/hour}", "20"),
+        ("188{mm}", "188"),
+        (r"15\mbox{ cm}^2", "15"),
+        (r"120^\circ", "120"),
+        (r"17\text{ any text}", "17"),
+        (r"\text{Total} = \$11,232", "11232"),
+        ("-0.0", "0"),
+        ("-0/5", "0"),
+        (r"-\frac{6}{4}", "-1.5"),
+        (".5", "0.5"),
+        ("−3", "-3"),
+        ("10%", "10"),
+        ("10%", "0.1"),
+        (r"\frac{3}{8}", "6/16"),
+        (r"\frac12", "0.5"),
+        ("0.333333", "1/3"),
+        ("0.0666668", "0.066666793"),
+        ("9" * 200, "9" * 200 + ".0"),
+    ],
+)
+def test_equal_numbers(prediction, gold):
+    assert is_correct(prediction, gold) and is_correct(gold, prediction)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold"),
+    [
+        ("17", "18"),
+        ("1000000", "1000001"),
+        ("0.33", "1/3"),
+        ("0.0000001", "0.0000002"),
+        ("2 million", "2"),
+        ("17 and a half", "17"),
+        ("2 pi", "2"),
+        ("32, 349", "32349"),
+        ("-5", "5"),
+        ("seventeen", "17"),
+        ("9" * 200 + "8", "9" * 201),
+        ("1 1/2", "11/2"),
+        ("", "0"),
+        ("0", ""),
+        ("", ""),
+    ],
+)
+def test_unequal_numbers(prediction, gold):
+    assert not is_correct(prediction, gold)
+
+
+def test_numbers_are_graded_fast():
+    """The RL loop grades every rollout; about 600k numbers and 110k completions a second on one idle core."""
+    numbers = [str(i % 500) for i in range(20_000)]
+    body = "tom has 12 apples . he buys 5 more , so he has 12 + 5 = 17 apples . " * 3
+    for texts, floor in ((numbers, 100_000), ([f"{body} #### {n}" for n in numbers], 30_000)):
+        started = time.process_time()
+        assert all(grade_batch(texts, numbers, marked_only=texts is not numbers))
+        assert len(texts) / (time.process_time() - started) > floor
+
+
+# --- Agreement with labels, all rows ---
+
+
+def disagreements(pairs: list[tuple[str, str]], labels: list[bool]) -> list[tuple[str, str]]:
+    grades = grade_batch(*map(list, zip(*pairs, strict=True)))
+    return [pair for pair, grade, label in zip(pairs, grades, labels, strict=True) if grade != label]
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "allowed"),
+    [
+        ("gsm8k_model_solutions/openai_example_model_solutions", "solution", 0),
+        (
+            "gsm8k_model_solutions/mathcoder_l",
+            "prediction",
+            1,
+        ),  # "50.0{milesperhour}" for 50 is labelled false
+        ("gsm8k_model_solutions/mr_gsm8k_original", "solution", 0),
+        ("math_model_solutions/qwen_math_cot_100", "solution", 0),
+        # "1320 km" for 1320 is labelled false, likewise an equation and three texts without a final box.
+        ("math_model_solutions/nemo_skills_math_train50", "solution", 5),
+    ],
+)
+def test_agreement_with_labels(shared, file, field, allowed):
+    data = rows(shared / f"data/{file}.jsonl.gz")
+    wrong = disagreements([(row[field], row["gold"]) for row in data], [row["is_correct"] for row in data])
+    print(f"{file}: {len(data) - len(wrong)} of {len(data)} labels")
+    assert len(wrong) <= allowed, wrong[:5]
+
+
+def test_tora_scores(shared):
+    """No labels of rows, but the source's scores: 84.3 and 80.7 (its grader tolerates small differences)."""
+    data = rows(shared / "data/gsm8k_model_solutions/tora_predictions.jsonl.gz")
+    for model, score in (("tora-70b-v1.0", 0.843), ("tora-code-34b-v1.0", 0.807)):
+        graded = [is_correct(row["prediction"] or "", row["gold"]) for row in data if row["model"] == model]
+        assert sum(graded) / len(graded) == pytest.approx(score, abs=0.002)
+
+
+def test_gold_answers_grade_as_correct(shared):
+    for split in ("train", "test"):
+        for row in rows(shared / f"data/gsm8k/{split}.jsonl.gz"):
+            gold = row["answer"].split("#### ")[1]
+            assert extract_answer(row["answer"]) == gold
+            assert is_correct(row["answer"], gold, marked_only=True)
+    answers = {row["idx"]: row["answer"] for row in rows(shared / "data/math/test_answers.jsonl.gz")}
+    for row in rows(shared / "data/math/test.jsonl.gz"):
+        gold = answers[row["idx"]]
+        assert extract_answer(row["solution"]) == gold.strip()
+        assert is_correct(row["solution"], gold, marked_only=True)
+
+
+FLOORS = {  # rows that agree; missing: option letters in prose, other languages, [brackets], options
+    "huggingface/Math-Verify:tests/test_all.py": 95,
+    "huggingface/Math-Verify:tests/test_open_thoughts.py": 15,
+    "huggingface/Math-Verify:tests/test_numina_cases.py": 9,
+    "huggingface/Math-Verify:tests/test_yujianll.py": 6,
+    "huggingface/Math-Verify:tests/test_boxed.py": 3,
+    "huggingface/lighteval:tests/unit/metrics/test_extractive_match.py": 103,
+    "hendrycks/math:modeling/math_equivalence_test.py": 10,
+    "Kipok/NeMo-Skills:tests/test_is_output_correct.py": 13,
+    "NVIDIA-NeMo/Skills:tests/test_math_equal.py": 14,
+    "areal-project/AReaL:tests/test_math_verify_reward.py": 31,
+    "PrimeIntellect-ai/verifiers:tests/test_math_rubric.py": 2,
+    "rllm-org/rllm:tests/rewards/test_math_reward.py": 3,
+    "NVIDIA-NeMo/RL:tests/unit/environments/test_math_environment.py": 3,
+    "EleutherAI/lm-evaluation-harness:tests/test_hendrycks_math.py": 6,
+}
+
+
+def test_cases_of_other_projects(shared):
+    cases = rows(shared / "data/grading_cases/cases.jsonl")
+    short = []
+    for source, floor in FLOORS.items():
+        ours = [case for case in cases if case["source"] == source]
+        agree = sum(is_correct(c["prediction"] or "", c["gold"] or "") == c["equal"] for c in ours)
+        print(f"{agree:4d} of {len(ours):3d}  {source}")
+        if agree < floor:
+            short.append((source, agree, floor))
+    assert not short
+    assert {case["source"] for case in cases} == set(FLOORS)
+
+
+# --- Texts made to break it ---
+
+HOSTILE = [
+    "9^9^9^9",
+    r"\boxed{9^{9^{9^{9}}}}",
+    "\\boxed{" + "\\frac{1}{1+" * 2000 + "x" + "}" * 2000 + "}",
+    "\\boxed{" + "(" * 1500 + "1" + ")" * 1500 + "}",
+    "\\boxed{" * 100_000,
+    "{" * 500_000 + "}" * 500_000,
+    "\\boxed{1\x002}",
+    "\x00",
+    "\\boxed{\ud800}",  # half a surrogate pair
+    "1" * 1_000_000,
+    "#### " * 200_000,
+    "answer: " * 125_000,
+    "\\boxed{3}" + "\n" * 1_000_000,
+    "\\boxed{3} and " * 70_000,
+    "x " * 500_000,
+    "",
+]
+
+
+def test_hostile_texts_neither_hang_nor_kill():
+    started = time.process_time()
+    assert grade_batch(HOSTILE, ["5"] * len(HOSTILE), time_limit=0.3) == [False] * len(HOSTILE)
+    assert grade_batch(["x^2+1"] * 3, ["", "\x00", "\\boxed{" * 9_999], time_limit=0.5) == [False] * 3
+    assert time.process_time() - started < 20  # of this process: the worker's share is limited by its limit
+    assert is_correct("1 + x^2", "x^2 + 1")
+
+
+def test_the_time_limit_kills_and_the_next_grade_works():
+    assert is_correct("a+b", "b+a")
+    first = math_worker._worker.process
+    assert not is_correct(r"\boxed{9^{9^{9^{9}}}}", "x^2", time_limit=0.2)
+    assert first.poll() == -signal.SIGPROF or first.poll() == -signal.SIGKILL
+    assert is_correct("a+c", "c+a")
+    assert math_worker._worker.process.pid != first.pid
+
+
+def test_a_worker_that_dies_is_replaced():
+    assert is_correct("a+d", "d+a")
+    math_worker._worker.process.kill()
+    math_worker._worker.process.wait()
+    assert is_correct("a+e", "e+a")
+
+
+def test_any_thread_may_grade():
+    grades = {}
+
+    def grade(i: int) -> None:
+        grades[i] = is_correct(f"{i}x+y", f"y+{i}x") and not is_correct(f"{i}x+y", f"{i}x-y")
+
+    threads = [threading.Thread(target=grade, args=(i,)) for i in range(2, 8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert grades == dict.fromkeys(range(2, 8), True)
+
+
+def test_daemonic_processes_may_grade():
+    """One that is forked (it inherits a running worker and must not share it) and one that is spawned."""
+    assert is_correct("a+f", "f+a")
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            assert pool.starmap(is_correct, [("u+v", "v+u"), ("u+v", "u-v")]) == [True, False]
+    assert is_correct("a+g", "g+a")
+
+
+@pytest.mark.parametrize("end", ["normal", "killed"])
+def test_nothing_is_left_behind(end):
+    code = (
+        "import sys; from excursions import grade, math_worker\n"
+        "assert grade.is_correct('a+b', 'b+a')\n"
+        "print(math_worker._worker.process.pid, flush=True)\n"
+        + ("" if end == "normal" else "sys.stdin.read()")
+    )
+    caller = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    worker = int(caller.stdout.readline())
+    if end == "killed":
+        caller.kill()
+    assert caller.wait(timeout=60) == (0 if end == "normal" else -signal.SIGKILL)
+    caller.stdin.close()
+    caller.stdout.close()
+    for _ in range(300):
+        state = Path(f"/proc/{worker}/stat")
+        if (
+            not state.exists() or state.read_text().rsplit(")")[1].split()[0] == "Z"
+        ):  # gone, or only to be reaped
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    raise AssertionError("the worker outlived its caller")
+
+
+def test_missing_math_verify_is_said(monkeypatch, tmp_path):
+    (tmp_path / "math_verify.py").write_text("raise ImportError('No module named math_verify')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    math_worker._stop_worker()
+    with pytest.raises(UserError, match=r"No module named math_verify.*pip install"):
+        is_correct("a+h", "h+a")
+
+
+# --- Files ---
+
+
+def test_grade_jsonl(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(
+        '{"prediction": "#### 18", "gold": "18"}\n{"prediction": 18, "gold": 18.0, "id": 1}\n'
+        '{"prediction": null, "gold": "18"}\n{"prediction": "x", "gold": "\\\\boxed{x}"}\n'
+    )
+    assert grade_jsonl(file) == [True, True, False, True]
+    file.write_text("")
+    assert grade_jsonl(file) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[1]", '{"prediction": "1"}', '{"prediction": ["1"], "gold": "1"}', "", "\xff", "[" * 100_000],
+)
+def test_grade_jsonl_names_the_bad_line(tmp_path, line):
+    file = tmp_path / "pairs.jsonl"
+    good = '{"prediction": "1", "gold": "1"}\n'
+    file.write_bytes((good + line + "\n" + good).encode("latin-1"))
+    with pytest.raises(UserError, match=r"pairs\.jsonl, line 2: .*accepted"):
+        grade_jsonl(file)
+
+
+def test_grade_jsonl_without_a_file(tmp_path):
+    with pytest.raises(UserError, match="missing.jsonl: No such file"):
+        grade_jsonl(tmp_path / "missing.jsonl")

@@ -1,0 +1,88 @@
+"""Pretraining: the suite loads, a killed run resumes to the same bytes, damage is named."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from excursions import pretrain as module
+from excursions.model import load_model
+from excursions.params import UserError
+from excursions.pretrain import cosine, next_token_loss, pretrain, total_steps
+
+
+def test_checkpoints_load_in_half_precision_and_learn(suite, smoke):
+    folder = suite / "checkpoints" / "smoke" / "main"
+    model = AutoModelForCausalLM.from_pretrained(folder / "p88")
+    assert model.dtype == torch.float16 and model.config.model_type == "olmo2"
+    tokenizer = AutoTokenizer.from_pretrained(folder / "p88")
+    assert tokenizer.decode(tokenizer("tom has 12 pens .").input_ids) == "tom has 12 pens ."
+    log = pd.read_parquet(folder / "pretraining.parquet")
+    assert log.step.tolist() == list(range(1, total_steps(smoke) + 1))
+    assert log.loss.tail(5).mean() < log.loss.head(5).mean() - 1
+    about = json.loads((folder / "suite.json").read_text())
+    assert about["tokens"]["p20"] < about["tokens"]["p88"] < about["total_tokens"]
+    assert about["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(suite, smoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SAVE_EVERY", 7)
+    calls = 0
+
+    def killed(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 25:
+            raise KeyboardInterrupt
+        return next_token_loss(*args)
+
+    monkeypatch.setattr(module, "next_token_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(smoke, tmp_path / "suite", tmp_path / "scratch")
+    assert not (tmp_path / "suite" / "p88").exists()
+    pretrain(smoke, tmp_path / "suite", tmp_path / "scratch")
+    assert calls > 25 and calls < total_steps(smoke) + 10
+    for name in ("p20/model.safetensors", "p88/model.safetensors", "p88/tokenizer.json", "suite.json", "pretraining.parquet"):
+        expected = suite / "checkpoints" / "smoke" / "main" / name
+        assert (tmp_path / "suite" / name).read_bytes() == expected.read_bytes(), name
+
+
+def test_a_suite_that_is_there_is_kept(suite, smoke, monkeypatch, capsys):
+    monkeypatch.setattr(module, "next_token_loss", lambda *a: pytest.fail("trained again"))
+    pretrain(smoke, suite / "checkpoints" / "smoke" / "main", suite / "scratch")
+    assert "is there already" in capsys.readouterr().out
+
+
+def test_loss_is_that_of_transformers(suite):
+    model, _ = load_model(suite / "checkpoints" / "smoke" / "main" / "p88")
+    ids_bt = torch.randint(3, 100, (2, 20), generator=torch.Generator().manual_seed(0))
+    assert next_token_loss(model, ids_bt).item() == pytest.approx(model(input_ids=ids_bt, labels=ids_bt).loss.item(), abs=1e-5)
+
+
+def test_learning_rate_warms_up_and_ends_at_its_ratio(smoke):
+    params = replace(smoke.pretrain, warmup_steps=10, learning_rate=1.0, final_learning_rate_ratio=0.1)
+    rates = [cosine(step, 100, params) for step in range(1, 101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == 1.0
+    assert rates[-1] == pytest.approx(0.1)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty folder"])
+def test_a_damaged_checkpoint_is_named_with_its_remedy(suite, tmp_path, damage):
+    import shutil
+
+    folder = tmp_path / "p88"
+    shutil.copytree(suite / "checkpoints" / "smoke" / "main" / "p88", folder)
+    weights = folder / "model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        shutil.rmtree(folder)
+    with pytest.raises(UserError, match="git checkout") as error:
+        load_model(folder)
+    assert str(folder) in str(error.value)

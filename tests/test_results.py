@@ -1,0 +1,274 @@
+"""A run's folder is complete or absent, its bytes are stable, and whatever is wrong with it is said by
+name.
+"""
+
+import errno
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from excursions import results, statistics
+from excursions.params import UserError
+
+RUN = dict.fromkeys(results.RUN_KEYS, 0) | {"parameters": {"rl": {"steps": 2}}, "fingerprint": "abc"}
+FILES = ["general.parquet", "outcomes.parquet", "run.json", "samples.jsonl.gz", "training.parquet"]
+
+
+def tables_of_run(checkpoint="p20", recipe="rl", seed=0, questions=20, samples=32, tokens=1000):
+    """Outcomes at steps 0 and 2, general counts and a log, drawn from the run's name."""
+    rng = statistics.generator(checkpoint, recipe, seed)
+    who = {
+        "scale": "nano",
+        "suite": "main",
+        "checkpoint": checkpoint,
+        "tokens": tokens,
+        "recipe": recipe,
+        "seed": seed,
+    }
+    rows = [
+        who | {"step": step, "benchmark": benchmark, "question_id": f"{benchmark}-{q:03d}", "n": samples}
+        for step in (0, 2)
+        for benchmark in ("easy", "hard")
+        for q in range(questions)
+    ]
+    outcomes = pd.DataFrame(rows)
+    outcomes["correct"] = rng.binomial(samples, rng.beta(0.5, 1, len(rows)))
+    general = pd.DataFrame(
+        [who | {"benchmark": b, "n": 100, "correct": 50 + 10 * i} for i, b in enumerate("abc")]
+    )
+    training = pd.DataFrame([who | {"step": step, "reward": step / 2, "sft_loss": 1.5} for step in (1, 2)])
+    return outcomes, general, training
+
+
+def write(root, checkpoint="p20", recipe="rl", seed=0, **how):
+    folder = results.run_folder(root, "nano", "main", checkpoint, recipe, seed)
+    outcomes, general, training = tables_of_run(checkpoint, recipe, seed, **how)
+    results.write_run(folder, outcomes, general, training, [{"prompt": "q", "correct": True}], RUN)
+    return folder
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_what_is_written_is_loaded(tmp_path):
+    write(tmp_path, "p20", "sft")
+    write(tmp_path, "p20", "base")
+    write(tmp_path, "p08", "sft", tokens=400)
+    loaded = results.load_outcomes(tmp_path, "nano")
+    assert list(loaded.columns) == list(results.OUTCOME_COLUMNS)
+    order = loaded[["checkpoint", "recipe"]].drop_duplicates().apply(tuple, axis=1).tolist()
+    assert order == [("p08", "sft"), ("p20", "base"), ("p20", "sft")]
+    ours = loaded[(loaded["checkpoint"] == "p20") & (loaded["recipe"] == "sft")].reset_index(drop=True)
+    written = tables_of_run("p20", "sft")[0]
+    pd.testing.assert_frame_equal(ours, written[list(ours.columns)], check_dtype=False)
+
+    assert results.load_general(tmp_path, "nano")["correct"].tolist() == [50, 60, 70] * 3
+    training = results.load_training(tmp_path, "nano")
+    assert training["reward"].tolist() == [0.5, 1.0] * 3
+    assert training["entropy"].isna().all() and (training["sft_loss"] == 1.5).all()
+    runs = results.load_runs(tmp_path, "nano")
+    assert runs["fingerprint"].tolist() == ["abc"] * 3 and runs["seed"].tolist() == [0] * 3
+    assert results.load_samples(write(tmp_path)) == [{"prompt": "q", "correct": True}]
+
+
+def test_a_run_without_training_has_an_empty_log(tmp_path):
+    folder = results.run_folder(tmp_path, "nano", "main", "p20", "base", 0)
+    outcomes, general, _ = tables_of_run("p20", "base")
+    results.write_run(folder, outcomes, general, pd.DataFrame([]).assign(seed=0), [], RUN)
+    write(tmp_path)
+    training = results.load_training(tmp_path, "nano")
+    assert training["recipe"].tolist() == ["rl", "rl"]
+    assert results.load_samples(folder) == []
+
+
+def test_equal_runs_have_equal_bytes_whatever_the_order_of_rows(tmp_path):
+    first = content(write(tmp_path / "a"))
+    assert list(first) == FILES
+    assert first["samples.jsonl.gz"][4:8] == bytes(4)  # no time in the gzip header
+    outcomes, general, training = (table.sample(frac=1, random_state=0) for table in tables_of_run())
+    folder = results.run_folder(tmp_path / "b", "nano", "main", "p20", "rl", 0)
+    results.write_run(folder, outcomes, general, training, [{"prompt": "q", "correct": True}], RUN)
+    assert content(folder) == first
+
+
+def fail_at(monkeypatch, name):
+    real = Path.write_bytes
+
+    def write_bytes(self, data):
+        if self.name == name:
+            real(self, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_full_disk_leaves_the_run_as_it_was(tmp_path, monkeypatch, name):
+    with monkeypatch.context() as patched:
+        fail_at(patched, name)
+        with pytest.raises(UserError, match="No space left on device"):
+            write(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+    folder = write(tmp_path)
+    before = content(folder)
+    fail_at(monkeypatch, name)
+    with pytest.raises(UserError):
+        write(tmp_path, samples=64)
+    assert content(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["seed-0"]
+
+
+def test_a_kill_in_the_middle_leaves_the_older_run(tmp_path, monkeypatch):
+    folder = write(tmp_path)
+    before = content(folder)
+    real = Path.write_bytes
+
+    def killed(self, data):
+        if self.name == "training.parquet":
+            raise KeyboardInterrupt
+        return real(self, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", killed)
+        patched.setattr(shutil, "rmtree", lambda *_, **__: None)  # the killed do not tidy up
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path, samples=64)
+    assert len(list(folder.parent.iterdir())) == 2
+    assert content(folder) == before
+    assert results.load_outcomes(tmp_path, "nano")["n"].unique().tolist() == [32]
+    write(tmp_path, samples=64)
+    assert results.load_outcomes(tmp_path, "nano")["n"].unique().tolist() == [64]
+
+
+def test_wrong_tables_are_not_written(tmp_path):
+    outcomes, general, training = tables_of_run()
+    folder = results.run_folder(tmp_path, "nano", "main", "p20", "rl", 0)
+    wrong = [
+        ((outcomes.drop(columns="correct"), general, training, [], RUN), "correct"),
+        ((outcomes.assign(correct=33), general, training, [], RUN), "between 0 and n"),
+        ((pd.concat([outcomes, outcomes]), general, training, [], RUN), "two rows"),
+        ((outcomes, general, training.drop(columns="step"), [], RUN), "step"),
+        ((outcomes, general, training, [], {"parameters": {}}), "fingerprint"),
+    ]
+    for arguments, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            results.write_run(folder, *arguments)
+    assert not folder.exists()
+
+
+def rewrite(file, change):
+    table = pq.read_table(file).to_pandas()
+    change(table).to_parquet(file, index=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop(columns="correct"), "column 'correct' is missing; found: scale, suite"),
+        (lambda table: table.assign(n="many"), "column 'n' is .*string, expected int64"),
+        (
+            lambda table: table.assign(recipe="sft"),
+            "column 'recipe' holds .*'sft'.* but the folder is of 'rl'",
+        ),
+    ],
+)
+def test_a_wrong_table_is_named_with_the_remedy(tmp_path, change, message):
+    file = write(tmp_path) / "outcomes.parquet"
+    rewrite(file, change)
+    with pytest.raises(UserError, match=message) as caught:
+        results.load_outcomes(tmp_path, "nano")
+    assert str(file) in str(caught.value)
+    assert f"git checkout -- {file}" in str(caught.value) and "dvc repro" in str(caught.value)
+
+
+def test_damaged_and_missing_files_are_named(tmp_path):
+    folder = write(tmp_path)
+    loads = {
+        "outcomes.parquet": results.load_outcomes,
+        "general.parquet": results.load_general,
+        "training.parquet": results.load_training,
+        "run.json": results.load_runs,
+        "samples.jsonl.gz": lambda root, scale: results.load_samples(folder),
+    }
+    for name, load in loads.items():
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(UserError, match=name):
+            load(tmp_path, "nano")
+        (folder / name).unlink()
+        with pytest.raises(UserError, match=f"{name}: the file is missing"):
+            load(tmp_path, "nano")
+        (folder / name).write_bytes(whole)
+        load(tmp_path, "nano")
+
+
+def test_no_results_and_mixed_results_are_errors(tmp_path):
+    with pytest.raises(UserError, match="There are no results of scale 'nano'"):
+        results.load_outcomes(tmp_path, "nano")
+    write(tmp_path, "p20", "rl", tokens=1000)
+    write(tmp_path, "p20", "sft", tokens=2000)
+    with pytest.raises(UserError, match="p20: its runs disagree on the checkpoint's tokens"):
+        results.load_outcomes(tmp_path, "nano")
+
+
+def test_suite_json_is_checked(tmp_path):
+    with pytest.raises(UserError, match="suite.json does not exist"):
+        results.load_suite(tmp_path, "nano")
+    file = tmp_path / "checkpoints" / "nano" / "main" / "suite.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"parameters": 100, "tokens": {"p20": 1000}}')
+    with pytest.raises(UserError, match="key 'total_tokens' is missing"):
+        results.load_suite(tmp_path, "nano")
+    file.write_text('{"parameters": 100, "tokens": {"p20": 1000}, "total_tokens": 5000}')
+    assert results.chinchilla(1000, results.load_suite(tmp_path, "nano")["parameters"]) == 0.5
+
+
+def test_pass_at_k_table_is_of_the_last_step_and_holds_all_seeds(tmp_path):
+    for seed in range(3):
+        write(tmp_path, seed=seed)
+    write(tmp_path, recipe="base", samples=8)
+    outcomes = results.load_outcomes(tmp_path, "nano")
+    table = results.pass_at_k_table(outcomes)
+    assert table[["recipe", "benchmark", "k"]].apply(tuple, axis=1).tolist() == [
+        *(("base", benchmark, k) for benchmark in ("easy", "hard") for k in (1, 8)),  # 8 samples: no pass@32
+        *(("rl", benchmark, k) for benchmark in ("easy", "hard") for k in (1, 8, 32)),
+    ]
+    row = table[(table["recipe"] == "rl") & (table["benchmark"] == "hard") & (table["k"] == 8)].iloc[0]
+    last = outcomes.query("recipe == 'rl' and benchmark == 'hard' and step == 2")
+    assert row["estimate"] == pytest.approx(100 * statistics.pass_at_k(last["n"], last["correct"], 8).mean())
+    assert row["ci_low"] < row["estimate"] < row["ci_high"]
+    assert (row["n_seeds"], row["n_questions"]) == (3, 20)
+    by_step = results.pass_at_k_table(outcomes, by_step=True)
+    assert sorted(by_step["step"].unique()) == [0, 2]
+    kept = by_step[by_step["step"] == 2].drop(columns="step").reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, table)
+    pd.testing.assert_frame_equal(results.pass_at_k_table(outcomes.sample(frac=1, random_state=1)), table)
+
+
+def test_only_common_questions_are_compared(tmp_path):
+    outcomes, _, _ = tables_of_run()
+    outcomes = outcomes[outcomes["benchmark"] == "easy"]
+    steps = results.per_question(
+        outcomes[(outcomes["step"] == 2) | (outcomes["question_id"] < "easy-005")], 1, ["step"]
+    )
+    assert steps.shape == (2, 5)
+    apart = outcomes[(outcomes["step"] == 2) == (outcomes["question_id"] < "easy-005")]
+    with pytest.raises(UserError, match="no question in common"):
+        results.per_question(apart, 1, ["step"])
+
+
+def test_general_table_has_the_benchmarks_and_their_mean(tmp_path):
+    write(tmp_path)
+    table = results.general_table(results.load_general(tmp_path, "nano")).set_index("benchmark")
+    assert table["estimate"].to_dict() == pytest.approx({"a": 50, "average": 60, "b": 60, "c": 70})
+    assert (table["ci_low"] < table["estimate"]).all() and (table["estimate"] < table["ci_high"]).all()
+    width = table["ci_high"] - table["ci_low"]
+    assert width["average"] < width[["a", "b", "c"]].min()
+    np.testing.assert_allclose(width["a"], 4 * 5, atol=1.5)  # 2 x 1.96 x sqrt(0.5 x 0.5 / 100)

@@ -1,0 +1,108 @@
+"""SFT: what is learned from, in which order, and its loss; parallel averaging at its ends."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from excursions.evaluate import load_questions
+from excursions.model import load_model
+from excursions.parallel import averaged_step
+from excursions.pretrain import adamw
+from excursions.recipes import step_optimizer
+from excursions.sft import batch_indices, completion_loss, sft_examples, sft_gradients, sft_learning_rate, sft_steps
+
+
+@pytest.fixture
+def checkpoint(suite):
+    return load_model(suite / "checkpoints" / "smoke" / "main" / "p88")
+
+
+@pytest.fixture(scope="module")
+def questions(smoke):
+    return load_questions(smoke).train
+
+
+def test_one_solution_per_question_drawn_by_seed_or_all_of_them(checkpoint, questions, smoke):
+    _, tokenizer = checkpoint
+    one = sft_examples(questions, tokenizer, smoke.questions, seed=0, gold=False)
+    other = sft_examples(questions, tokenizer, smoke.questions, seed=1, gold=False)
+    gold = sft_examples(questions, tokenizer, smoke.questions, seed=0, gold=True)
+    assert len(one) == len(questions) and len(gold) == sum(len(q.solutions) for q in questions)
+    assert one != other and one == sft_examples(questions, tokenizer, smoke.questions, seed=0, gold=False)
+    for q, example in zip(questions, one, strict=True):
+        assert example.completion_ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(example.completion_ids[:-1]) in q.solutions
+        assert tokenizer.decode(example.prompt_ids) == f"question : {q.text} answer :"
+
+
+@pytest.mark.parametrize(("size", "batch"), [(10, 3), (10, 10), (7, 20), (5, 5)])
+def test_every_example_is_seen_once_in_a_pass(size, batch):
+    seen = [i for step in range(1, 15) for i in batch_indices(size, batch, seed=4, step=step)]
+    assert len(seen) == 14 * batch
+    for start in range(0, len(seen) - size + 1, size):
+        assert set(seen[start : start + size]) == set(range(size))
+    assert seen[:size] != seen[size : 2 * size] or size < 3
+    assert batch_indices(size, batch, seed=4, step=9) == seen[8 * batch : 9 * batch]
+
+
+def test_loss_counts_completion_tokens_only_and_padding_changes_nothing(checkpoint, questions, smoke):
+    model, tokenizer = checkpoint
+    examples = sft_examples(questions, tokenizer, smoke.questions, seed=0, gold=False)[:5]
+    losses, tokens = [], []
+    for e in examples:
+        ids = torch.tensor([e.prompt_ids + e.completion_ids])
+        labels = ids.clone()
+        labels[:, : len(e.prompt_ids)] = -100
+        losses.append(model(input_ids=ids, labels=labels).loss.item())
+        tokens.append(len(e.completion_ids))
+    expected = sum(loss * n for loss, n in zip(losses, tokens, strict=True)) / sum(tokens)
+    assert completion_loss(model, examples, tokenizer.pad_token_id).item() == pytest.approx(expected, abs=1e-5)
+    flipped = completion_loss(model, examples[::-1], tokenizer.eos_token_id).item()
+    assert flipped == pytest.approx(expected, abs=1e-5)
+
+
+def test_schedule(smoke):
+    assert sft_steps(16, smoke.sft, gold=False) == 1 and sft_steps(33, smoke.sft, gold=False) == 3
+    rates = [sft_learning_rate(step, 50, smoke.sft) for step in range(1, 51)]
+    assert max(rates) == pytest.approx(smoke.sft.learning_rate) and rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def updates(model, tokenizer, examples):
+    """Two updates with different data, learning rates and their own AdamW states."""
+    halves = examples[:6], examples[6:12]
+    optimizers = [adamw(model, rate, (0.9, 0.95), 0.0) for rate in (1e-3, 3e-3)]
+
+    def update(i):
+        sft_gradients(model, halves[i], tokenizer.pad_token_id)
+        return {f"norm{i}": step_optimizer(model, optimizers[i], 1.0)}
+
+    return lambda: update(0), lambda: update(1)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+def test_parallel_at_weight_one_and_zero_is_the_pure_update_bit_for_bit(suite, questions, smoke, weight):
+    folder = suite / "checkpoints" / "smoke" / "main" / "p88"
+    averaged, tokenizer = load_model(folder)
+    pure, _ = load_model(folder)
+    examples = sft_examples(questions, tokenizer, smoke.questions, seed=0, gold=False)
+    rl, sft = updates(averaged, tokenizer, examples)
+    only = updates(pure, tokenizer, examples)[0 if weight == 1.0 else 1]
+    for _ in range(3):
+        averaged_step(averaged, rl, sft, weight)
+        only()
+    for a, b in zip(averaged.parameters(), pure.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_parallel_is_the_mean_of_two_updates_from_one_snapshot(suite, questions, smoke):
+    folder = suite / "checkpoints" / "smoke" / "main" / "p88"
+    models = [load_model(folder)[0] for _ in range(3)]
+    tokenizer = load_model(folder)[1]
+    examples = sft_examples(questions, tokenizer, smoke.questions, seed=0, gold=False)
+    metrics = averaged_step(models[0], *updates(models[0], tokenizer, examples), 0.5)
+    updates(models[1], tokenizer, examples)[0]()
+    updates(models[2], tokenizer, examples)[1]()
+    for mean, rl, sft in zip(*(m.parameters() for m in models), strict=True):
+        assert torch.allclose(mean, (rl + sft) / 2, atol=1e-7)
+    assert metrics.keys() == {"norm0", "norm1"}
