@@ -54,23 +54,18 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Check:
-    """A claim and how it is tested. Of several contrasts the smallest is the effect: all of them have to
-    hold.
-    """
+    """A claim and how it is tested. Of several contrasts the smallest is the effect: all have to hold."""
 
     id: str
     figure: str  # our notebook and figure
     source: str  # where the paper says so
     claim: str
-    contrasts: list[
-        str
-    ]  # e.g. "pass@32 of sft_rl - sft"; "accuracy of ..." is the mean of the general benchmarks
+    contrasts: list[str]  # "pass@32 of sft_rl - sft"; "accuracy of ..." is the mean of the general benchmarks
     benchmark: str  # easy or hard (gsm8k or math at paper scale), or general
     role: str  # of checkpoints, a key of ROLES
     above: float = -math.inf
     below: float = math.inf
-    # What is not a contrast at the checkpoints of a role brings its own measure, on our results and on
-    # theirs.
+    # What is not a contrast at the checkpoints of a role brings its own measure, on ours and on theirs.
     effect: str = ""
     measured: Callable[[Check, Tables], Measurement] | None = None
     published: Callable[[Check], Measurement] | None = None
@@ -95,9 +90,7 @@ class Check:
         return " and ".join(bounds)
 
     def verdict(self, found: Measurement | None) -> str:
-        """Where the interval lies: wholly inside the region, wholly outside, or neither; without data,
-        neither.
-        """
+        """Whether the interval lies all inside the region, all outside, or neither (as without data)."""
         if found is None:
             return "inconclusive"
         if self.above < found.low and found.high < self.below:
@@ -140,18 +133,15 @@ def measure(check: Check, tables: Tables) -> Measurement:
     rows = rows[rows["checkpoint"].isin(found)]
     draws = _general_draws if check.benchmark == "general" else _question_draws
     parts = [draws(rows, contrast, found) for contrast in check.contrasts]
-    # The parts share their draws of questions and seeds, so the smallest of them is a bootstrap statistic
-    # itself.
-    interval = statistics.interval(
-        min(part[0] for part in parts), np.min([part[1] for part in parts], axis=0)
-    )
+    # The parts share their draws of questions and seeds, so the smallest is a bootstrap statistic too.
+    smallest = np.min([part[1] for part in parts], axis=0)
+    interval = statistics.interval(min(part[0] for part in parts), smallest)
     n_seeds = rows.groupby(["checkpoint", "recipe"])["seed"].nunique().min()
     return _measurement(interval, n_seeds, f"at {', '.join(found)}")
 
 
 def measure_seed_spread(check: Check, tables: Tables) -> Measurement:
-    """Best minus worst seed of direct RL, named on one half of the questions and compared on the other, both
-    ways.
+    """Best minus worst seed of direct RL, named on one half of the questions, compared on the other, and back.
 
     Naming and comparing on the same questions would find a spread among equal seeds.
     """
@@ -172,19 +162,14 @@ def measure_seed_spread(check: Check, tables: Tables) -> Measurement:
 
 
 def measure_suites(check: Check, tables: Tables) -> Measurement:
-    """RL's gain after pretraining on more math minus its gain in a larger model, at the most tokens both
-    have.
-    """
-    rows = results.last_step(tables.outcomes)
-    rows = rows[
-        rows["recipe"].isin(check.recipes) & (rows["benchmark"].map(results.ROLES) == check.benchmark)
-    ]
-    rows = rows[rows["suite"].isin(("math_heavy", "larger"))]
+    """RL's gain after pretraining on more math minus its gain with a larger model, at equal tokens."""
+    rows = tables.outcomes[tables.outcomes["suite"].isin(("math_heavy", "larger"))]
+    rows = results.last_step(rows[rows["recipe"].isin(check.recipes)])
+    rows = rows[rows["benchmark"].map(results.ROLES) == check.benchmark]
     tokens = {suite: group.groupby("checkpoint")["tokens"].first() for suite, group in rows.groupby("suite")}
     if len(tokens) < 2:
-        raise NotMeasurable(
-            f"needs results of the suites math_heavy and larger; found: {', '.join(tokens) or 'none'}"
-        )
+        found = ", ".join(tokens) or "none"
+        raise NotMeasurable(f"needs results of the suites math_heavy and larger; found: {found}")
     pairs = [
         (count, heavy, larger)
         for heavy, count in tokens["math_heavy"].items()

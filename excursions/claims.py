@@ -215,8 +215,8 @@ and the same check on the numbers that the paper's figures show.
 
 How to read it
 - An effect is in percentage points, its 95% interval in brackets. Ours: bootstrap over questions, paired
-  where the same questions are compared, and over seeds where there are several; over items, not paired, on the
-  general benchmarks.
+  where the same questions are compared, and over seeds where there are several; over items, not paired, on
+  the general benchmarks.
 - **supported**: the whole interval lies where the claim holds. **not supported**: none of it does.
   **inconclusive**: anything else, or no data (the note says why). The rules, at the end, were written before
   there were any results; the paper's curves were known.

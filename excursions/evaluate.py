@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from excursions import general, grade
 from excursions.nano import corpus
-from excursions.params import Evaluate, Questions, Scale
+from excursions.params import Evaluate, Questions, Scale, UserError
 from excursions.questions import Question, QuestionSet, build_prompt, cut_completion
 from excursions.rollout.sampler import Sampler, sample_seed
 
@@ -89,7 +89,12 @@ def asked_questions(scale: Scale, split: str, per_benchmark: int) -> list[Questi
 
 
 def load_questions(scale: Scale) -> QuestionSet:
-    """The scale's questions."""
+    """The scale's questions. Raises UserError for a source that this version does not have."""
+    if scale.questions.source != "nano":
+        raise UserError(
+            f"questions.source is '{scale.questions.source}', whose loaders are not part of this version; accepted: nano. "
+            f"See docs/paper-scale.md."
+        )
     return corpus.question_set(scale.questions)
 
 

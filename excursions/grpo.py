@@ -186,10 +186,8 @@ def rl_gradients(
             these are the old policy, and the clip acts. Without it the policy is its own old policy and
             every ratio is 1.
 
-    `entropy` is the model's; in groups left out of the forward pass it is estimated by -log p of the
-    sampled tokens.
-    `sampling/...` is |log p of the trainer - log p of the sampler| over the scored tokens, NaN if none was
-    scored.
+    `entropy` is the model's; groups left out of the forward pass enter with -log p of their sampled tokens.
+    `sampling/...` is |log p of the trainer - log p of the sampler| over the scored tokens (NaN: none scored).
     `num_tokens` counts this batch, the prompt once for each completion. Raises UserError for unusable groups.
     """
     _check(groups, temperature, kl, ref_model, micro_batch, vocab_size)

@@ -34,12 +34,15 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
     scratch: where the state of an unfinished run is kept; emptied at the end.
     """
     params, questions = scale.pretrain, scale.questions
+    if questions.source != "nano":
+        raise UserError(
+            f"questions.source is '{questions.source}', whose pretraining stream is not part of this version; "
+            f"accepted: nano. See docs/paper-scale.md."
+        )
     wanted = fingerprint(scale)
     if _suite_is_current(folder, params.save, wanted):
         print(f"the suite in {folder} is there already", flush=True)
         return
-    if questions.source != "nano":
-        raise UserError(f"pretraining on source '{questions.source}' is not there; accepted in this version: nano.")
     torch.set_num_threads(params.threads)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     tokenizer = corpus.tokenizer(questions.seed)

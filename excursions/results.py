@@ -1,7 +1,7 @@
 """The results contract: what one run leaves behind, and the tables that figures and claims are made of.
 
 A run is one recipe from one checkpoint with one seed. Its folder is complete or absent:
-results/<scale>/<suite>/<checkpoint>/<recipe>/seed-<k>/. `root` is everywhere the project's folder, the one that
+results/<scale>/<suite>/<checkpoint>/<recipe>/seed-<k>/. `root` is everywhere the project's folder, which
 holds results/ and checkpoints/. Estimates and intervals in tables are in percent (0 to 100).
 """
 
@@ -317,7 +317,7 @@ def _load(
     for checkpoint, found in tokens[tokens.map(len) > 1].items():
         raise UserError(
             f"results/{scale}/{suite}/{checkpoint}: its runs disagree on the checkpoint's tokens "
-            f"({', '.join(map(str, found))}), some are of an older pretraining. Delete them and run `dvc repro`."
+            f"({', '.join(map(str, found))}), some are of an older pretraining. Delete them, run `dvc repro`."
         )
     return _in_order(table)
 

@@ -92,9 +92,9 @@ def fingerprint(run: Run, scale: Scale, root: Path) -> str:
 
 def is_current(run: Run, scale: Scale, root: Path) -> bool:
     """Whether the results tree holds this very run."""
-    file = run.folder(root) / "run.json"
+    file, wanted = run.folder(root) / "run.json", fingerprint(run, scale, root)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == fingerprint(run, scale, root)
+        return json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == wanted
     except (FileNotFoundError, KeyError, json.JSONDecodeError):
         return False
 

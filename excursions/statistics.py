@@ -68,7 +68,7 @@ def contrast_draws(groups: Sequence[np.ndarray], *names: object) -> tuple[float,
 
     groups: arrays (s, q) with the same q questions in the same order; the estimate is the sum of their means.
     A group is the weighted sum of models trained with the same seeds: a seed is drawn for all of them
-    together, and independently of other groups. names: the same names with the same q draw the same questions.
+    together, and independently of other groups. names: equal names draw the same questions.
     Returns (estimate, draws (r,)).
     """
     questions = groups[0].shape[1]

@@ -29,7 +29,7 @@ def tiny_model(kv_heads: int = 4, tied: bool = False, vocab_size: int = VOCAB, *
         num_key_value_heads=kv_heads,
         max_position_embeddings=128,
         tie_word_embeddings=tied,
-        initializer_range=0.3,  # wide, so that the distributions are far from uniform and greedy has no near ties
+        initializer_range=0.3,  # wide: distributions far from uniform, and no near ties for greedy
         pad_token_id=0,
         eos_token_id=None,
         **changes,
@@ -62,11 +62,11 @@ def reference_logprobs(model, prompt: list[int], completion: Completion, tempera
 @pytest.mark.parametrize("shape", [{}, {"kv_heads": 2}, {"kv_heads": 1}, {"tied": True}], ids=str)
 def test_greedy_equals_transformers_generate(shape):
     model = tiny_model(**shape)
-    prompts = prompts_of(1, 5, 17, 33, 5)
+    prompts = prompts_of(1, 17, 33)
     engine = TorchEngine(model, None, VOCAB)
-    ours = engine.generate(prompts, seeds_of(prompts, 2), max_new_tokens=70, temperature=0)
+    ours = engine.generate(prompts, seeds_of(prompts, 2), max_new_tokens=40, temperature=0)
     for prompt, completions in zip(prompts, ours, strict=True):
-        theirs = model.generate(torch.tensor([prompt]), max_new_tokens=70, do_sample=False)
+        theirs = model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)
         theirs = theirs[0, len(prompt) :].tolist()
         assert [c.token_ids for c in completions] == [theirs, theirs]
         expected = reference_logprobs(model, prompt, completions[0], 1.0)
@@ -81,7 +81,7 @@ def test_logprobs_equal_a_full_forward(shape, temperature):
     model = tiny_model(**shape)
     prompts = prompts_of(3, 20, 11)
     engine = TorchEngine(model, EOS, VOCAB)  # some rows end early: the others must not notice
-    groups = engine.generate(prompts, seeds_of(prompts, 6), max_new_tokens=50, temperature=temperature)
+    groups = engine.generate(prompts, seeds_of(prompts, 6), max_new_tokens=70, temperature=temperature)
     for prompt, completions in zip(prompts, groups, strict=True):
         for c in completions:
             expected = reference_logprobs(model, prompt, c, temperature)

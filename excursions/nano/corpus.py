@@ -26,7 +26,8 @@ ANSWER_FORMAT_SHARE = 0.06  # of the word problems, those written in the form th
 PLAIN = 0.75  # of the solutions, those that follow the story step by step
 # Web text has many easy problems and few long ones: shares (cumulative) of the difficulties in the stream.
 TOLD = problems.Difficulty(operations=(1, 1), largest=30, factors=(2, 3, 4), extra=0.15, limit=150)
-HARD_SHARE = 0.05  # as hard as the hard benchmark
+LONG = problems.Difficulty(operations=(4, 6), largest=90, factors=(2, 3, 4, 5), extra=0.4, limit=600)
+LONG_SHARE = 0.05
 OPERATIONS = ((0.45, 1), (0.75, 2), (0.92, 3), (1.0, 4))  # of the others
 LONGEST_SOLUTION = 88  # tokens
 EASIER = [replace(TOLD, operations=(number, number)) for _, number in OPERATIONS]
@@ -83,7 +84,7 @@ def is_reserved(text: str) -> bool:
 def math_document(rng: random.Random) -> str:
     """A word problem with a solution, rarely in the form that the reward reads."""
     while True:
-        difficulty = problems.HARD if rng.random() < HARD_SHARE else _common(rng.random())
+        difficulty = LONG if rng.random() < LONG_SHARE else _common(rng.random())
         problem = problems.make_problem(rng, difficulty)
         if not is_reserved(problem.text):
             break

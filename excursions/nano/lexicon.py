@@ -5,8 +5,7 @@ FIRST = """mara tovi lena oska rudo ines pavo sila bram yuna keld nora otis vera
 LAST = """voss tull harn brandt okoro lind sato moss ferro quill dahl reyes stone wolf hale baker marsh
     kern abel frost""".split()
 VALUES = {
-    "home": """bako sundel firth morin calder vasto elm hollow pirna drava norrby tessin lorca gant ulmo
-        berga""".split(),
+    "home": """bako sundel firth morin calder vasto elm hollow pirna drava norrby tessin lorca gant ulmo berga""".split(),
     "job": """teacher farmer doctor painter singer driver cook tailor sailor nurse judge writer dancer miner
         pilot guard""".split(),
     "pet": "cat dog goat horse rabbit parrot turtle snake duck mouse pony hen lamb crow frog fish".split(),

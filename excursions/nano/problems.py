@@ -44,8 +44,8 @@ class Difficulty:
     limit: int  # of every intermediate value
 
 
-EASY = Difficulty(operations=(1, 5), largest=50, factors=(2, 3, 4), extra=0.25, limit=250)
-HARD = Difficulty(operations=(4, 6), largest=90, factors=(2, 3, 4, 5), extra=0.4, limit=600)
+EASY = Difficulty(operations=(1, 5), largest=30, factors=(2, 3, 4), extra=0.25, limit=150)
+HARD = Difficulty(operations=(3, 5), largest=60, factors=(2, 3, 4, 5), extra=0.4, limit=400)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ NOTES = {
     ("math", "sft"): "SFT on several solutions per question",
     ("math", "sft_rl"): "SFT on several solutions per question",
 }
-# "Early" checkpoints show the best of 4 seeds; the text calls RL sensitive to the seed up to about 10B tokens.
+# "Early" checkpoints show the best of 4 seeds; the text calls RL sensitive to the seed up to about 10B.
 EARLY_B = 10
 GAIN_SUITES = {  # setup in the figure's tag -> (our suite, billions of parameters, billions of tokens)
     "1B_50B": ("main", 1, 50),

@@ -1,8 +1,8 @@
 """What a sampler is: prompts and seeds in, completions with their log-probabilities out.
 
-Randomness is counter-based. The uniform number behind token t of a sample is a function of (the sample's seed,
-t) alone, and the seed is a hash of (run seed, step, question, sample). So a draw does not depend on which other
-samples share its batch, on their order, or on whether the run was interrupted and resumed.
+Randomness is counter-based. The uniform number behind token t of a sample is a function of the sample's
+seed and of t alone, and the seed is a hash of (run seed, step, question, sample). So a draw does not depend
+on which other samples share its batch, on their order, or on whether the run was interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Sampler(Protocol):
 
 
 def sample_seed(run_seed: int, step: int, question_id: str, sample: int) -> int:
-    """The seed, in [0, 2^63), of one sample of one question at one step: a hash, the same on every machine."""
+    """The seed, in [0, 2^63), of one sample of one question at one step: a hash, the same anywhere."""
     # the id comes last: the three numbers cannot contain the separator, so no two inputs share a key
     key = f"{run_seed}/{step}/{sample}/{question_id}"
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1

@@ -1,20 +1,21 @@
-"""The embedded sampler: a bare decoding loop for OLMo2 on its raw weights, several times faster than `generate`.
+"""The embedded sampler: a bare decoding loop for OLMo2 on its raw weights, much faster than `generate`.
 
-Where the speed comes from, in order of weight:
+Where the speed comes from:
 - a prompt is computed once for all its samples, and its keys and values are stored and read once per group;
 - rows that have sampled the EOS leave the batch;
-- the keys and values of the completions lie in dense blocks of 32 tokens: an attention over a slice of one large
-  preallocated cache reads the same bytes several times more slowly on a CPU;
-- few kernels a step: fused query/key/value and gate/up projections, the rotary embedding as one complex product,
-  the attention scale folded into the query norm. With a small model those, not the arithmetic, would be the cost.
+- the keys and values of the completions lie in dense blocks of 32 tokens: the same attention over a slice
+  of one large cache took a CPU three to six times as long;
+- few kernels a step: fused query/key/value and gate/up projections, the rotary embedding as one complex
+  product, the attention scale folded into the query norm.
 
 Left out: top-k, top-p and penalties (what is sampled must be what is scored), other architectures, several
-devices. Large models are for `vllm_engine`. The draws of a sample depend on its seed only (see `sampler`); the
-logits can differ in the last bit between batch shapes, as in any engine, so a draw that falls on the boundary of
-two tokens to within rounding (about one in 10^6) can differ when `max_batch_tokens` is changed.
+devices. The uniform numbers of a sample depend on its seed only (see `sampler`). The logits, as in any
+engine, can differ in the last bits between batches of other shapes: with other companions or another
+max_batch_tokens a draw that falls within rounding of the border between two tokens (some in a million) can
+go the other way. The same call gives the same bytes.
 
-Shapes: B rows (samples being decoded), P prompts, L prompt tokens, S rows per prompt, H query heads, K key/value
-heads, R = H / K, D head width, C = 32 tokens of a block.
+Shapes: B rows (samples being decoded), P prompts, L prompt tokens, S rows per prompt, H query heads, K
+key/value heads, R = H / K, D head width, C = 32 tokens of a block.
 """
 
 from __future__ import annotations
@@ -31,14 +32,12 @@ from excursions.params import UserError
 from excursions.rollout.sampler import Completion, uniforms
 
 BLOCK = 32  # completion tokens in one block of the cache
-BUCKET_ROWS = (
-    128  # rows whose prompts are padded to one length; fewer would cost more in kernels than in padding
-)
+BUCKET_ROWS = 128  # rows whose prompts are padded to one length: with fewer, kernels cost more than padding
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One block's weights, fp32, matrices as (in, out); columns of q and k are ordered for the complex rotary."""
+    """One layer's weights in fp32, matrices as (in, out); q and k ordered for the complex rotary."""
 
     qkv: Tensor
     q_norm: Tensor  # times D^-0.5
@@ -62,8 +61,9 @@ class _Row:
 class TorchEngine:
     """Samples from an Olmo2ForCausalLM in fp32, whatever the dtype of the model; implements `Sampler`.
 
-    Without an EOS (None) every completion has max_new_tokens tokens. Ids >= vocab_size (padded rows of the embedding) are never sampled. `max_batch_tokens` bounds memory: it is the
-    number of tokens, of prompts and completions together, whose keys and values may be cached at a time.
+    Without an EOS (None) every completion has max_new_tokens tokens. Ids >= vocab_size (padded rows of the
+    embedding) are never sampled. `max_batch_tokens` bounds memory: so many tokens, of prompts and completions
+    together, may have their keys and values cached at a time (at nano scale 4 kB each).
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TorchEngine:
         config = model.config
         if self.vocab_size > config.vocab_size:
             raise UserError(
-                f"The tokenizer has {self.vocab_size} tokens and the model's vocab_size is {config.vocab_size}: "
+                f"The tokenizer has {self.vocab_size} tokens, the model's vocab_size is {config.vocab_size}: "
                 "they do not belong together. Load both from one checkpoint folder."
             )
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -105,9 +105,8 @@ class TorchEngine:
         theta = config.rope_parameters["rope_theta"]
         frequency = theta ** -(torch.arange(0, self.head_dim, 2).float() / self.head_dim)
         angle = torch.outer(torch.arange(self.context).float(), frequency)
-        self.rotary = torch.polar(torch.ones_like(angle), angle).to(
-            self.embedding.device
-        )  # (context, D/2) complex
+        rotary = torch.polar(torch.ones_like(angle), angle)  # (context, D/2), complex
+        self.rotary = rotary.to(self.embedding.device)
 
     def _layer(self, weights: dict[str, Tensor], prefix: str) -> _Layer:
         def get(name: str) -> Tensor:
@@ -138,7 +137,7 @@ class TorchEngine:
     def generate(
         self, prompts: list[list[int]], seeds_pg: list[list[int]], *, max_new_tokens: int, temperature: float
     ) -> list[list[Completion]]:
-        """See `Sampler.generate`. UserError for an empty or too long prompt, or an id the model does not have."""
+        """See `Sampler.generate`. UserError for a prompt that is empty, too long or has unknown ids."""
         self._check_request(prompts, seeds_pg, max_new_tokens, temperature)
         completions: list[list[Completion | None]] = [[None] * len(seeds) for seeds in seeds_pg]
         for rows in self._batches(prompts, seeds_pg, max_new_tokens):
@@ -183,12 +182,10 @@ class TorchEngine:
         logits_p, cache = self._prefill([prompts[p] for p in chosen], prompt_b)
         if not torch.isfinite(logits_p).all():
             raise UserError(
-                "The model's logits are not finite: its weights are damaged or its training diverged."
+                "The model's logits are not finite: its file is damaged or its training diverged."
             )
         logits_b = logits_p[prompt_b]
-        alive_b = torch.arange(
-            len(rows), device=device
-        )  # the row of the outputs behind each row in the batch
+        alive_b = torch.arange(len(rows), device=device)  # which row of the outputs each row of the batch is
         for t in range(max_new_tokens):
             token_b, logp_b = _draw(logits_b, uniform_bt[alive_b, t], temperature)
             token_bt[alive_b, t] = token_b
@@ -216,17 +213,14 @@ class TorchEngine:
     def _prefill(self, prompts: list[list[int]], prompt_b: Tensor) -> tuple[Tensor, _Cache]:
         """Run the prompts, a few of like length at a time; logits (P, vocab_size) of what follows each."""
         device = self.embedding.device
-        per_bucket = max(1, BUCKET_ROWS * len(prompts) // len(prompt_b))
+        length_p = torch.tensor([len(prompt) for prompt in prompts], device=device)
         logits, buckets = [], []
-        for start in range(0, len(prompts), per_bucket):
-            length_p = torch.tensor(
-                [len(prompt) for prompt in prompts[start : start + per_bucket]], device=device
-            )
-            longest = int(length_p.max())
+        for number_p in torch.arange(len(prompts)).split(max(1, BUCKET_ROWS * len(prompts) // len(prompt_b))):
+            longest = int(length_p[number_p].max())
             # padded on the right, which causal attention never sees
-            ids = [prompt + [0] * (longest - len(prompt)) for prompt in prompts[start : start + per_bucket]]
+            ids = [prompts[p] + [0] * (longest - len(prompts[p])) for p in number_p.tolist()]
             x = self.embedding[torch.tensor(ids, device=device)]
-            bucket = _Prompts(start + torch.arange(len(ids), device=device), length_p, self.kv_heads)
+            bucket = _Prompts(number_p.to(device), length_p[number_p], self.kv_heads)
             for layer in self.layers:
                 q, k, v = (z.transpose(1, 2) for z in self._qkv(x, layer, self.rotary[:longest, None]))
                 bucket.keys.append(k.transpose(0, 1).contiguous())
@@ -235,9 +229,8 @@ class TorchEngine:
                     q, k, v, is_causal=True, scale=1.0, enable_gqa=self.heads != self.kv_heads
                 )
                 x = self._after_attention(x, attended.transpose(1, 2).flatten(2), layer)
-            logits.append(self._logits(x[torch.arange(len(ids), device=device), length_p - 1]))
+            logits.append(self._logits(x[torch.arange(len(ids), device=device), length_p[number_p] - 1]))
             buckets.append(bucket)
-        length_p = torch.tensor([len(prompt) for prompt in prompts], device=device)
         return torch.cat(logits), _Cache(len(self.layers), buckets, prompt_b, length_p[prompt_b])
 
     def _step(self, token_b: Tensor, cache: _Cache) -> Tensor:
@@ -285,8 +278,8 @@ class TorchEngine:
             if len(prompt) + max_new_tokens > self.context:
                 raise UserError(
                     f"Prompt {p} has {len(prompt)} tokens; with max_new_tokens {max_new_tokens} that is "
-                    f"{len(prompt) + max_new_tokens}, and the model's context is {self.context}. Use fewer few-shot "
-                    "examples, a shorter prompt or a smaller max_new_tokens."
+                    f"{len(prompt) + max_new_tokens}, and the model's context is {self.context}. Use a "
+                    "shorter prompt, fewer few-shot examples or a smaller max_new_tokens."
                 )
             if not 0 <= min(prompt) <= max(prompt) < len(self.embedding):
                 raise UserError(
@@ -298,8 +291,8 @@ class TorchEngine:
 class _Cache:
     """Keys and values of a batch: of each prompt once, and of each row's own tokens in blocks.
 
-    blocks_k[i][j], blocks_v[i][j]: (B, K, C, D), tokens j * C to j * C + C - 1 of the completions in layer i, zero
-    where not yet written.
+    blocks_k[i][j], blocks_v[i][j]: (B, K, C, D), tokens j * C to j * C + C - 1 of the completions in
+    layer i, zero where not yet written.
     """
 
     def __init__(self, n_layers: int, buckets: list[_Prompts], prompt_b: Tensor, length_b: Tensor) -> None:
@@ -317,8 +310,8 @@ class _Cache:
     def attend(self, i: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store this step's k, v (B, K, D) in layer i; attention of q (B, H, D) over all so far: (B, H*D).
 
-        Prompt and completion are attended to apart. Two such results make one: each counts with its share of the
-        softmax's denominator, whose logarithm each returns (Dao et al. 2022, section 3.1).
+        Prompt and completion are attended to apart, then joined: each result counts with its share of the
+        common softmax's denominator, so each comes with the logarithm of its own (Dao et al. 2022, sec. 3.1).
         """
         block, place = divmod(self.tokens, BLOCK)
         if place == 0:
@@ -389,7 +382,7 @@ class _Prompts:
         self.mask = mask.expand(kv_heads, 1, -1, -1).transpose(1, 2)  # (K, P, 1, L), added to the scores
 
     def attend(self, i: int, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention of q (B, K, R, D) over the prompts, and its log denominators: (K, P*S, R, D) and (K, P*S, R, 1).
+        """Attention (K, P*S, R, D) of q (B, K, R, D) over the prompts, and its log denominators (K, P*S, R, 1).
 
         The rows of a prompt share one matrix product per key/value head.
         """
@@ -403,18 +396,15 @@ class _Prompts:
         return attended.flatten(1, 2), log_sum.view(*grouped.shape[:4], 1).flatten(1, 2)
 
     def group(self, prompt_b: Tensor) -> Tensor:
-        """Set row_ps (P, S), the rows of each prompt; returns where it holds one (any other place repeats some row).
+        """Set row_ps (P, S), the rows of each prompt; returns where it does (elsewhere it holds any).
 
         Prompts without rows are forgotten when they are many.
         """
         is_row_pb = prompt_b == self.number_p[:, None]
         in_use = is_row_pb.any(dim=1)
         if int(in_use.sum()) <= 0.75 * len(in_use):
-            self.number_p, self.mask, is_row_pb = (
-                self.number_p[in_use],
-                self.mask[:, in_use],
-                is_row_pb[in_use],
-            )
+            self.number_p, is_row_pb = self.number_p[in_use], is_row_pb[in_use]
+            self.mask = self.mask[:, in_use]
             self.keys = [k[:, in_use] for k in self.keys]
             self.values = [v[:, in_use] for v in self.values]
         count_p = is_row_pb.sum(dim=1)
@@ -424,7 +414,7 @@ class _Prompts:
 
 
 def _rotate(pairs: Tensor, rotary: Tensor) -> Tensor:
-    """Rotary embedding: pairs (..., heads, D/2, 2) as complex numbers times rotary (..., 1, D/2): (..., heads, D)."""
+    """Rotary embedding: pairs (..., heads, D/2, 2), as complex numbers, times rotary; (..., heads, D)."""
     return torch.view_as_real(torch.view_as_complex(pairs) * rotary).flatten(-2)
 
 
@@ -451,7 +441,7 @@ def _draw(logits_b: Tensor, uniform_b: Tensor, temperature: float) -> tuple[Tens
 def _check_architecture(model: Olmo2ForCausalLM) -> None:
     if not isinstance(model, Olmo2ForCausalLM):
         raise UserError(
-            f"The embedded engine runs Olmo2ForCausalLM only, not {type(model).__name__}; use vllm_engine."
+            f"The embedded engine runs Olmo2ForCausalLM only, not {type(model).__name__}; use vLLM."
         )
     config = model.config
     needed = {
@@ -463,5 +453,5 @@ def _check_architecture(model: Olmo2ForCausalLM) -> None:
     for key, (found, accepted) in needed.items():
         if found != accepted:
             raise UserError(
-                f"config.json: {key} is {found!r}; the embedded engine runs {accepted!r} only; use vllm_engine."
+                f"config.json: {key} is {found!r}; the embedded engine runs {accepted!r} only; use vLLM."
             )
