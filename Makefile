@@ -1,6 +1,6 @@
 # Every target first makes or updates .venv: the pins of requirements.lock and this package, editable.
 # On Linux the torch wheel of PyPI brings the CUDA libraries (some GB). Where there is no GPU the CPU wheel is
-# enough and has the same version: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make repro
+# enough and has the same version: PIP_EXTRA_INDEX_URL=<the index of CPU wheels that pytorch.org names> make repro
 
 # PYTHON=/path/to/python3.12 makes .venv with that interpreter; without it the first one that is new enough is taken.
 PYTHON ?= python3

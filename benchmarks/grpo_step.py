@@ -16,7 +16,13 @@ import time
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import (
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    TrainerCallback,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from excursions.grpo import Group, rl_gradients
@@ -134,6 +140,7 @@ def trl_seconds(model: Olmo2ForCausalLM, prompts: list[list[int]]) -> float:
             processing_class=tokenizer,
             callbacks=[timer],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return min(timer.times)
 

@@ -141,7 +141,7 @@ def measure(check: Check, tables: Tables) -> Measurement:
 
 
 def measure_seed_spread(check: Check, tables: Tables) -> Measurement:
-    """Best minus worst seed of direct RL, named on one half of the questions, compared on the other, and back.
+    """Best minus worst seed of direct RL, named on half of the questions, compared on the other, and back.
 
     Naming and comparing on the same questions would find a spread among equal seeds.
     """

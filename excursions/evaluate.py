@@ -39,7 +39,9 @@ def measure_outcomes(
     texts, grades = grade_completions(tokenizer, found, [q.answer for q in asked], questions)
     rows, kept, seen = [], [], dict.fromkeys({q.benchmark for q in asked}, 0)
     for q, prompt, completions, text_g, grade_g in zip(asked, prompts, found, texts, grades, strict=True):
-        rows.append({"benchmark": q.benchmark, "question_id": q.id, "n": len(grade_g), "correct": sum(grade_g)})
+        rows.append(
+            {"benchmark": q.benchmark, "question_id": q.id, "n": len(grade_g), "correct": sum(grade_g)}
+        )
         seen[q.benchmark] += 1
         if seen[q.benchmark] <= params.kept_questions:
             for text, correct, completion in zip(text_g, grade_g, completions, strict=True):

@@ -38,7 +38,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
         if path.exists():
             os.replace(path, old)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -59,11 +64,15 @@ def clock(seconds: float) -> str:
 class Progress:
     """Steps done of a total: a bar in a terminal, a plain line about every 20 seconds in a log, each with the time left."""
 
-    def __init__(self, label: str, total: int, done: int = 0, say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, label: str, total: int, done: int = 0, say: Callable[[str], None] | None = None
+    ) -> None:
         self.label, self.total, self.done, self.first = label, total, done, done
         self.start = self.last = time.monotonic()
         self.say = say or (lambda line: print(line, flush=True))
-        self.bar = tqdm(desc=label, total=total, initial=done) if say is None and sys.stderr.isatty() else None
+        self.bar = (
+            tqdm(desc=label, total=total, initial=done) if say is None and sys.stderr.isatty() else None
+        )
 
     def step(self, **numbers: float) -> None:
         """One step more; `numbers` are shown beside it."""
@@ -79,4 +88,6 @@ class Progress:
         if now - self.last > 20 or self.done == self.total:
             self.last = now
             left = (now - self.start) / (self.done - self.first) * (self.total - self.done)
-            self.say(f"{self.label}: {self.done}/{self.total} {shown} elapsed {clock(now - self.start)} left {clock(left)}")
+            self.say(
+                f"{self.label}: {self.done}/{self.total} {shown} elapsed {clock(now - self.start)} left {clock(left)}"
+            )

@@ -81,7 +81,10 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
             save_model(accelerator.unwrap_model(model), tokenizer, folder / save_at[step], params.dtype)
         if step % SAVE_EVERY == 0 and accelerator.is_main_process:
             state |= {"step": step, "block": block, "used": used}
-            weights = {"model": accelerator.unwrap_model(model).state_dict(), "optimizer": optimizer.state_dict()}
+            weights = {
+                "model": accelerator.unwrap_model(model).state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
             with whole_file(state_file) as temporary:
                 torch.save(state | weights, temporary)
 
@@ -121,7 +124,9 @@ def next_token_loss(model: torch.nn.Module, ids_bt: torch.Tensor) -> torch.Tenso
     return F.cross_entropy(logits_btv.flatten(0, 1), ids_bt[:, 1:].flatten().long())
 
 
-def adamw(model: torch.nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+def adamw(
+    model: torch.nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]

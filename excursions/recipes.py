@@ -64,7 +64,9 @@ def training(
         rl_update, optimizer = make_rl_update(model, tokenizer, engine, scale, seed)
         return Training(scale.rl.steps, rl_update, (optimizer,))
     if recipe in ("sft", "sft_gold"):
-        sft_update, optimizer, steps = make_sft_update(model, tokenizer, scale, seed, gold=recipe == "sft_gold")
+        sft_update, optimizer, steps = make_sft_update(
+            model, tokenizer, scale, seed, gold=recipe == "sft_gold"
+        )
         return Training(steps, sft_update, (optimizer,))
     assert recipe == "parallel"
     steps, batch_size = scale.parallel.steps, scale.parallel.sft_batch_size
@@ -72,7 +74,9 @@ def training(
     sft_update, sft_optimizer, _ = make_sft_update(model, tokenizer, scale, seed, False, steps, batch_size)
 
     def update(step: int) -> dict[str, float]:
-        return averaged_step(model, lambda: rl_update(step), lambda: sft_update(step), scale.parallel.rl_weight)
+        return averaged_step(
+            model, lambda: rl_update(step), lambda: sft_update(step), scale.parallel.rl_weight
+        )
 
     return Training(steps, update, (rl_optimizer, sft_optimizer))
 
@@ -83,20 +87,29 @@ def make_rl_update(
     """GRPO: sample -> grade -> advantage -> loss -> step. Reward is 1 for the right final answer, else 0 (paper, section 2)."""
     params = scale.rl
     questions = load_questions(scale).train
-    prompts = tokenizer([build_prompt(q.text, (), scale.questions) for q in questions], add_special_tokens=False).input_ids
+    prompts = tokenizer(
+        [build_prompt(q.text, (), scale.questions) for q in questions], add_special_tokens=False
+    ).input_ids
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
     reference = copy.deepcopy(model) if params.kl else None
 
     def update(step: int) -> dict[str, float]:
         started = time.perf_counter()
         chosen = batch_indices(len(questions), params.questions_per_step, seed, step)
-        seeds_pg = [[sample_seed(seed, step, questions[i].id, g) for g in range(params.rollouts)] for i in chosen]
+        seeds_pg = [
+            [sample_seed(seed, step, questions[i].id, g) for g in range(params.rollouts)] for i in chosen
+        ]
         engine.load_weights(model)
         found = engine.generate(
-            [prompts[i] for i in chosen], seeds_pg, max_new_tokens=params.max_new_tokens, temperature=params.temperature
+            [prompts[i] for i in chosen],
+            seeds_pg,
+            max_new_tokens=params.max_new_tokens,
+            temperature=params.temperature,
         )
         sampled = time.perf_counter()
-        _, grades_pg = grade_completions(tokenizer, found, [questions[i].answer for i in chosen], scale.questions)
+        _, grades_pg = grade_completions(
+            tokenizer, found, [questions[i].answer for i in chosen], scale.questions
+        )
         groups = [
             Group(prompts[i], completions, [float(g) for g in grades])
             for i, completions, grades in zip(chosen, found, grades_pg, strict=True)
@@ -150,7 +163,10 @@ def make_sft_update(
         metrics = sft_gradients(model, chosen, tokenizer.pad_token_id)
         metrics["sft_grad_norm"] = step_optimizer(model, optimizer, params.max_grad_norm)
         model.eval()
-        return metrics | {"sft_learning_rate": optimizer.param_groups[0]["lr"], "sft_time": time.perf_counter() - started}
+        return metrics | {
+            "sft_learning_rate": optimizer.param_groups[0]["lr"],
+            "sft_time": time.perf_counter() - started,
+        }
 
     return update, optimizer, steps
 

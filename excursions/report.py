@@ -47,28 +47,6 @@ def show(figure: Figure, root: Path | str, scale: str, name: str) -> HTML:
     return HTML(f'<div class="figure" role="img" aria-label="{title}" style="{style}">{image}</div>')
 
 
-def pass_at_k(tables: results.Tables, recipes: Sequence[str] = params.RECIPES) -> pd.DataFrame:
-    """`results.pass_at_k_table` of the main suite, with the column chinchilla (multiples of optimal)."""
-    return _with_multiples(results.pass_at_k_table(_main(tables.outcomes, recipes)), tables)
-
-
-def general(tables: results.Tables, recipes: Sequence[str] = params.RECIPES) -> pd.DataFrame:
-    """`results.general_table` of the main suite, with the column chinchilla."""
-    return _with_multiples(results.general_table(_main(tables.general, recipes)), tables)
-
-
-def show(figure: Figure, root: Path | str, scale: str, name: str) -> HTML:
-    """Saves a figure as figures/<scale>/<name>.svg and .png, and shows the SVG."""
-    path = Path(root) / "figures" / scale / name
-    plotting.save(figure, path)
-    svg = path.with_name(f"{name}.svg").read_text(encoding="utf-8")
-    image = svg[svg.index("<svg") :]
-    width = round(figure.get_size_inches()[0] * 96)
-    return HTML(
-        f'<div class="figure" role="img" aria-label="{name.replace("_", " ")}" style="max-width:{width}px">{image}</div>'
-    )
-
-
 def table(rows: pd.DataFrame, index: list[str], columns: list[str], caption: str) -> HTML:
     """A tidy table of estimates as HTML, each cell "estimate [low, high]", in the order of the rows.
 

@@ -28,14 +28,23 @@ import torch
 from transformers import Olmo2ForCausalLM, PreTrainedTokenizerBase
 
 from excursions import results
-from excursions.evaluate import questions_digest, asked_questions, load_questions, measure_general, measure_outcomes, model_digest
+from excursions.evaluate import (
+    asked_questions,
+    load_questions,
+    measure_general,
+    measure_outcomes,
+    model_digest,
+    questions_digest,
+)
 from excursions.files import Progress, whole_file
 from excursions.model import load_model, one_thread
 from excursions.params import Scale, UserError
 from excursions.recipes import PARENTS, READS, Training, training
 from excursions.rollout.torch_engine import TorchEngine
 
-TRAINING_CODE = 1  # raise it when a change to the code alters what a run computes: every run is then computed anew
+TRAINING_CODE = (
+    1  # raise it when a change to the code alters what a run computes: every run is then computed anew
+)
 SAVE_EVERY = 10  # RL steps between saved states
 # The pool starts long runs first, and those that others wait for before the rest.
 ORDER = ("sft_gold", "sft", "parallel", "rl", "sft_gold_rl", "sft_rl", "base")
@@ -106,7 +115,10 @@ def train_runs(wanted: Iterable[Run], scale: Scale, root: Path) -> list[Run]:
     """
     wanted = list(wanted)
     todo = sorted((r for r in wanted if not is_current(r, scale, root)), key=lambda r: ORDER.index(r.recipe))
-    print(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there already, {len(todo)} to compute", flush=True)
+    print(
+        f"{len(wanted) - len(todo)} of {len(wanted)} runs are there already, {len(todo)} to compute",
+        flush=True,
+    )
     if not todo:
         return []
     progress = Progress("runs", len(todo))
@@ -127,7 +139,9 @@ def train_runs(wanted: Iterable[Run], scale: Scale, root: Path) -> list[Run]:
                 failures += _failure(run, done)
                 progress.step()
     if failures:
-        raise UserError("\n".join([f"{len(failures)} of {len(todo)} runs failed; the others are complete.", *failures]))
+        raise UserError(
+            "\n".join([f"{len(failures)} of {len(todo)} runs failed; the others are complete.", *failures])
+        )
     return todo
 
 
@@ -137,7 +151,9 @@ def describe_plan(wanted: Iterable[Run], scale: Scale, root: Path) -> list[str]:
     took: dict[str, list[float]] = {}
     for file in (root / "results").glob("*/*/p*/*/seed-*/run.json"):
         if file.parts[-6] == wanted[0].scale:
-            took.setdefault(file.parts[-3], []).append(json.loads(file.read_text(encoding="utf-8"))["wall_seconds"] / 60)
+            took.setdefault(file.parts[-3], []).append(
+                json.loads(file.read_text(encoding="utf-8"))["wall_seconds"] / 60
+            )
     for run in wanted:
         minutes = took.get(run.recipe)
         if is_current(run, scale, root):
@@ -164,7 +180,9 @@ def train_run(run: Run, scale: Scale, root: Path) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{run.name}: another process is computing this run; wait for it or stop it.") from None
+            raise UserError(
+                f"{run.name}: another process is computing this run; wait for it or stop it."
+            ) from None
         model, tokenizer = start_model(run, scale, root)
         engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
         state = _train(run, scale, root, model, tokenizer, engine)
@@ -174,7 +192,9 @@ def train_run(run: Run, scale: Scale, root: Path) -> None:
         log = pd.DataFrame(state["log"]).assign(**identity)
         about = {
             "parameters": {block: asdict(getattr(scale, block)) for block in READS[run.recipe]},
-            "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "lm_eval", "excursions")}
+            "versions": {
+                name: version(name) for name in ("torch", "transformers", "numpy", "lm_eval", "excursions")
+            }
             | {"python": platform.python_version(), "training_code": TRAINING_CODE},
             "git_commit": _git_commit(root),
             "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
@@ -218,7 +238,9 @@ def _train(run: Run, scale: Scale, root: Path, model, tokenizer, engine) -> dict
             for optimizer, values in zip(work.optimizers, state.pop("optimizers"), strict=True):
                 optimizer.load_state_dict(values)
     before = state["seconds"]
-    between = {round(work.steps * i / (scale.evaluate.between + 1)) for i in range(1, scale.evaluate.between + 1)}
+    between = {
+        round(work.steps * i / (scale.evaluate.between + 1)) for i in range(1, scale.evaluate.between + 1)
+    }
     examples = load_questions(scale).examples[: scale.evaluate.shots] if run.recipe == "base" else ()
     progress = Progress(run.name, work.steps, max(0, state["step"]))
     save_every = max(SAVE_EVERY, work.steps // 10)
@@ -244,11 +266,20 @@ def _train(run: Run, scale: Scale, root: Path, model, tokenizer, engine) -> dict
     return state
 
 
-def _measure(run: Run, scale: Scale, root: Path, model, tokenizer, engine, number: int, examples) -> tuple[list, list]:
+def _measure(
+    run: Run, scale: Scale, root: Path, model, tokenizer, engine, number: int, examples
+) -> tuple[list, list]:
     """Outcomes of the present model. A model that was measured before with the same questions is not measured again:
     the start of `sft_rl` is the end of `sft`, and all recipes without a parent start from one checkpoint."""
     engine.load_weights(model)
-    about = [model_digest(model), asdict(scale.evaluate), asdict(scale.questions), number, len(examples), TRAINING_CODE]
+    about = [
+        model_digest(model),
+        asdict(scale.evaluate),
+        asdict(scale.questions),
+        number,
+        len(examples),
+        TRAINING_CODE,
+    ]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
     file = root / "scratch" / "measured" / f"{key}.json"
     if not file.is_file():
@@ -312,7 +343,9 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine()
+    )
 
 
 def _git_commit(root: Path) -> str | None:

@@ -29,7 +29,11 @@ class Example:
 
 
 def sft_examples(
-    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, params: Questions, seed: int, gold: bool
+    questions: Sequence[Question],
+    tokenizer: PreTrainedTokenizerBase,
+    params: Questions,
+    seed: int,
+    gold: bool,
 ) -> list[Example]:
     """The training set: all solutions of every question (`gold`), or one of them drawn by the seed."""
     found = []

@@ -21,14 +21,28 @@ def project(suite, tmp_path):
 
 
 def test_every_command_has_complete_help():
-    for command in ("data", "pretrain", "train", "evaluate", "notebook", "claims", "plan", "sample", "export", "grade", "smoke"):
+    for command in (
+        "data",
+        "pretrain",
+        "train",
+        "evaluate",
+        "notebook",
+        "claims",
+        "plan",
+        "sample",
+        "export",
+        "grade",
+        "smoke",
+    ):
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
         assert stopped.value.code == 0
 
 
 def test_help_is_quick_and_lists_the_commands():
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "excursions", "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "excursions", "--help"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and "pretrain" in done.stdout
     assert "torch" not in done.stderr
 
@@ -36,7 +50,10 @@ def test_help_is_quick_and_lists_the_commands():
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["train", "--scale", "smoke", "--recipe", "rll"], "There is no recipe 'rll'; accepted: base, rl, sft"),
+        (
+            ["train", "--scale", "smoke", "--recipe", "rll"],
+            "There is no recipe 'rll'; accepted: base, rl, sft",
+        ),
         (["train", "--scale", "smoke", "--checkpoint", "p21"], "Did you mean 'p20'?"),
         (["plan", "--scale", "smoke", "--recipe", "sft-rl"], "Did you mean 'sft_rl'?"),
         (["sample", "--scale", "smoke", "--question", "easy-test-99"], "There is no question 'easy-test-99'"),
@@ -72,7 +89,9 @@ def test_grade_prints_one_or_zero(capsys, tmp_path):
     assert main(["grade", "--pred", "so it is #### 18", "--gold", "18"]) == 0
     assert capsys.readouterr().out == "1\n"
     file = tmp_path / "lines.jsonl"
-    file.write_text('{"prediction": "#### 17", "gold": "18"}\n{"prediction": "\\\\boxed{1/2}", "gold": "0.5"}\n')
+    file.write_text(
+        '{"prediction": "#### 17", "gold": "18"}\n{"prediction": "\\\\boxed{1/2}", "gold": "0.5"}\n'
+    )
     assert main(["grade", "--jsonl", str(file)]) == 0
     assert capsys.readouterr().out == "0\n1\n"
 
@@ -81,7 +100,11 @@ def test_sample_evaluate_and_plan_on_a_checkpoint(project, capsys):
     where = ["--root", str(project), "--scale", "smoke"]
     assert main(["sample", *where, "--checkpoint", "p88", "-n", "3", "--shots", "1"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert "[gold:" in printed[0] and len(printed) == 4 and all(line[:5] in ("right", "wrong") for line in printed[1:])
+    assert (
+        "[gold:" in printed[0]
+        and len(printed) == 4
+        and all(line[:5] in ("right", "wrong") for line in printed[1:])
+    )
     assert main(["evaluate", *where, "--questions", "2"]) == 0
     assert "validation questions, 0-shot" in capsys.readouterr().out
     assert main(["plan", *where, "--recipe", "rl"]) == 0

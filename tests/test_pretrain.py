@@ -45,7 +45,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(suite, smoke, tmp_path, monkeypa
     assert not (tmp_path / "suite" / "p88").exists()
     pretrain(smoke, tmp_path / "suite", tmp_path / "scratch")
     assert calls > 25 and calls < total_steps(smoke) + 10
-    for name in ("p20/model.safetensors", "p88/model.safetensors", "p88/tokenizer.json", "suite.json", "pretraining.parquet"):
+    for name in (
+        "p20/model.safetensors",
+        "p88/model.safetensors",
+        "p88/tokenizer.json",
+        "suite.json",
+        "pretraining.parquet",
+    ):
         expected = suite / "checkpoints" / "smoke" / "main" / name
         assert (tmp_path / "suite" / name).read_bytes() == expected.read_bytes(), name
 
@@ -59,7 +65,9 @@ def test_a_suite_that_is_there_is_kept(suite, smoke, monkeypatch, capsys):
 def test_loss_is_that_of_transformers(suite):
     model, _ = load_model(suite / "checkpoints" / "smoke" / "main" / "p88")
     ids_bt = torch.randint(3, 100, (2, 20), generator=torch.Generator().manual_seed(0))
-    assert next_token_loss(model, ids_bt).item() == pytest.approx(model(input_ids=ids_bt, labels=ids_bt).loss.item(), abs=1e-5)
+    assert next_token_loss(model, ids_bt).item() == pytest.approx(
+        model(input_ids=ids_bt, labels=ids_bt).loss.item(), abs=1e-5
+    )
 
 
 def test_learning_rate_warms_up_and_ends_at_its_ratio(smoke):

@@ -1,6 +1,5 @@
 """SFT: what is learned from, in which order, and its loss; parallel averaging at its ends."""
 
-from collections import Counter
 
 import pytest
 import torch
@@ -10,7 +9,14 @@ from excursions.model import load_model
 from excursions.parallel import averaged_step
 from excursions.pretrain import adamw
 from excursions.recipes import step_optimizer
-from excursions.sft import batch_indices, completion_loss, sft_examples, sft_gradients, sft_learning_rate, sft_steps
+from excursions.sft import (
+    batch_indices,
+    completion_loss,
+    sft_examples,
+    sft_gradients,
+    sft_learning_rate,
+    sft_steps,
+)
 
 
 @pytest.fixture
@@ -57,7 +63,9 @@ def test_loss_counts_completion_tokens_only_and_padding_changes_nothing(checkpoi
         losses.append(model(input_ids=ids, labels=labels).loss.item())
         tokens.append(len(e.completion_ids))
     expected = sum(loss * n for loss, n in zip(losses, tokens, strict=True)) / sum(tokens)
-    assert completion_loss(model, examples, tokenizer.pad_token_id).item() == pytest.approx(expected, abs=1e-5)
+    assert completion_loss(model, examples, tokenizer.pad_token_id).item() == pytest.approx(
+        expected, abs=1e-5
+    )
     flipped = completion_loss(model, examples[::-1], tokenizer.eos_token_id).item()
     assert flipped == pytest.approx(expected, abs=1e-5)
 

@@ -62,7 +62,9 @@ def question_set(params: Questions) -> QuestionSet:
             if solutions:
                 taken.add(key)
                 name = f"{benchmark}-{split}-{number:04d}"
-                splits[split].append(Question(name, benchmark, split, problem.text, str(problem.answer), solutions))
+                splits[split].append(
+                    Question(name, benchmark, split, problem.text, str(problem.answer), solutions)
+                )
                 number += 1
     return QuestionSet(**{split: tuple(found) for split, found in splits.items()})
 
@@ -70,7 +72,22 @@ def question_set(params: Questions) -> QuestionSet:
 @lru_cache(maxsize=2)
 def tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """The tokenizer over everything the language can say."""
-    own = {"question", "answer", ":", "is", "less", "more", "than", "the", "largest", "smallest", "of", "=", ",", *NAMES}
+    own = {
+        "question",
+        "answer",
+        ":",
+        "is",
+        "less",
+        "more",
+        "than",
+        "the",
+        "largest",
+        "smallest",
+        "of",
+        "=",
+        ",",
+        *NAMES,
+    }
     ends = {word for ending in problems.ENDINGS for word in ending.split() if "{" not in word}
     return build_tokenizer(world.words(world.World(seed)) | problems.words() | ends | own)
 
@@ -109,7 +126,11 @@ def reasoning_document(rng: random.Random) -> str:
         for _ in range(3):
             a, b = int(draw() * 100), int(draw() * 100)
             if draw() < 0.5:
-                facts.append(f"{max(a, b)} is more than {min(a, b)} ." if draw() < 0.5 else f"{min(a, b)} is less than {max(a, b)} .")
+                facts.append(
+                    f"{max(a, b)} is more than {min(a, b)} ."
+                    if draw() < 0.5
+                    else f"{min(a, b)} is less than {max(a, b)} ."
+                )
             else:
                 c = int(draw() * 100)
                 which, pick = ("largest", max) if draw() < 0.5 else ("smallest", min)
@@ -122,7 +143,9 @@ def reasoning_document(rng: random.Random) -> str:
             k = 1 + int(draw() * 30)
             symbol = "+" if draw() < 0.5 or k >= value else "-"
             before, value = value, value + k if symbol == "+" else value - k
-            facts.append(f"{NAMES[first + i]} = {NAMES[first + i - 1]} {symbol} {k} = {before} {symbol} {k} = {value} .")
+            facts.append(
+                f"{NAMES[first + i]} = {NAMES[first + i - 1]} {symbol} {k} = {before} {symbol} {k} = {value} ."
+            )
     return " ".join(facts)
 
 
@@ -155,7 +178,9 @@ def token_blocks(params: Questions, start_block: int = 0) -> Iterator[np.ndarray
             if part == "math":
                 document = math_document(rng)
             else:
-                document = reasoning_document(rng) if part == "reasoning" else world.general_document(land, rng)
+                document = (
+                    reasoning_document(rng) if part == "reasoning" else world.general_document(land, rng)
+                )
             counts[part] += problems.count_tokens(document) + 1
             documents.append(document + end)
         encoded = encoder(documents, add_special_tokens=False, return_attention_mask=False).input_ids

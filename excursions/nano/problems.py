@@ -18,18 +18,49 @@ PEOPLE = (
     ("tom", "he"), ("sam", "he"), ("ben", "he"), ("max", "he"), ("leo", "he"), ("dan", "he"),
     ("ann", "she"), ("mia", "she"), ("eva", "she"), ("zoe", "she"), ("ivy", "she"), ("lea", "she"),
 )  # fmt: skip
-THINGS = ("apples", "pens", "coins", "cards", "books", "stones", "shells", "nuts", "cups", "stamps", "beads", "toys")
-GAIN = ("{he} buys {k} more .", "{he} finds {k} more .", "{other} gives {k} to {name} .", "{he} makes {k} new ones .")
+THINGS = (
+    "apples",
+    "pens",
+    "coins",
+    "cards",
+    "books",
+    "stones",
+    "shells",
+    "nuts",
+    "cups",
+    "stamps",
+    "beads",
+    "toys",
+)
+GAIN = (
+    "{he} buys {k} more .",
+    "{he} finds {k} more .",
+    "{other} gives {k} to {name} .",
+    "{he} makes {k} new ones .",
+)
 LOSS = ("{he} loses {k} of them .", "{he} gives {k} to {other} .", "{he} sells {k} .", "{k} of them break .")
 GROW = ("then {he} has {k} times as many .", "after a week there are {k} times as many .")
-SHARE = ("{he} splits them into {k} equal parts and keeps one .", "{he} shares them evenly among {k} boxes and takes one box .")
-EXTRA = ("{other} has {k} {thing2} .", "{he} also sees {k} {thing2} .", "the shop is {k} steps away .", "{name} is {k} years old .")
+SHARE = (
+    "{he} splits them into {k} equal parts and keeps one .",
+    "{he} shares them evenly among {k} boxes and takes one box .",
+)
+EXTRA = (
+    "{other} has {k} {thing2} .",
+    "{he} also sees {k} {thing2} .",
+    "the shop is {k} steps away .",
+    "{name} is {k} years old .",
+)
 ASK = ("how many {thing} does {name} have now ?", "how many {thing} are left for {name} ?")
 ASK_ALL = "how many {thing} do they have in all ?"
 MORE = "{other} has {k} more {thing} than {name} ."
 TIMES = "{other} has {k} times as many {thing} as {name} ."
 
-ENDINGS = ("so {name} ends with {answer} .", "that makes {answer} {thing} .", "it comes to {answer} .", "{answer} {thing} it is .")
+ENDINGS = (
+    "so {name} ends with {answer} .",
+    "that makes {answer} {thing} .",
+    "it comes to {answer} .",
+    "{answer} {thing} it is .",
+)
 ANSWER_FORMAT = "#### {answer}"  # what the reward reads; GSM8K's form
 
 
@@ -87,7 +118,10 @@ def make_problem(rng: random.Random, difficulty: Difficulty) -> Problem:
             symbol, k, told = "-", 1 + int(draw() * min(difficulty.largest, max(value - 1, 1))), LOSS
         else:
             symbol = "*" if pick < 0.87 else "/"
-            k, told = difficulty.factors[int(draw() * len(difficulty.factors))], GROW if symbol == "*" else SHARE
+            k, told = (
+                difficulty.factors[int(draw() * len(difficulty.factors))],
+                GROW if symbol == "*" else SHARE,
+            )
         after = _apply(value, symbol, k)
         if after is None or not 0 < after <= difficulty.limit or (symbol == "/" and chain == 1):
             continue
@@ -97,7 +131,11 @@ def make_problem(rng: random.Random, difficulty: Difficulty) -> Problem:
 
     compare = None
     if compare_kind:
-        k = 2 + int(draw() * (difficulty.largest - 1)) if compare_kind == "+" else difficulty.factors[int(draw() * 2)]
+        k = (
+            2 + int(draw() * (difficulty.largest - 1))
+            if compare_kind == "+"
+            else difficulty.factors[int(draw() * 2)]
+        )
         compare = (compare_kind, k)
         sentences.append((MORE if compare_kind == "+" else TIMES).format(k=k, **words))
         value += _apply(value, compare_kind, k)
@@ -109,7 +147,9 @@ def make_problem(rng: random.Random, difficulty: Difficulty) -> Problem:
     return Problem(text, start, tuple(steps), compare, name, he, other, thing, value)
 
 
-def write_solution(problem: Problem, rng: random.Random, ending: str = ANSWER_FORMAT, plain: float = 0.0) -> str:
+def write_solution(
+    problem: Problem, rng: random.Random, ending: str = ANSWER_FORMAT, plain: float = 0.0
+) -> str:
     """One correct solution. `plain` is the probability of the derivation that follows the story step by step."""
     equations = _derive(problem, rng, simple=rng.random() < plain)
     wording = WORDINGS[int(rng.random() * len(WORDINGS))]
@@ -151,7 +191,9 @@ def verify(problem: Problem, solution: str) -> None:
             raise ValueError(f"false equation '{equation}' in: {solution}")
         needs = {int(a), int(b)} if parts is left else {int(whole)}
         if not needs <= known:
-            raise ValueError(f"'{equation}' uses {needs - known}, which was neither told nor derived: {solution}")
+            raise ValueError(
+                f"'{equation}' uses {needs - known}, which was neither told nor derived: {solution}"
+            )
         known |= {int(a), int(b), int(whole)}
         result = int(whole) if parts is left else None
     if result != problem.answer or not solution.endswith(str(problem.answer)):
@@ -190,7 +232,9 @@ def _derive(problem: Problem, rng: random.Random, simple: bool) -> list[Equation
     return equations
 
 
-def _reorder(run: list[tuple[str, int]], value: int, rng: random.Random, equations: list[Equation]) -> list[tuple[str, int]]:
+def _reorder(
+    run: list[tuple[str, int]], value: int, rng: random.Random, equations: list[Equation]
+) -> list[tuple[str, int]]:
     """The same gains and losses as told, gains first, or summed up beforehand."""
     gains, losses = [s for s in run if s[0] == "+"], [s for s in run if s[0] == "-"]
     pick = rng.random()
@@ -209,7 +253,9 @@ def _reorder(run: list[tuple[str, int]], value: int, rng: random.Random, equatio
     return summed
 
 
-def _one_step(role: str, value: int, symbol: str, k: int, rng: random.Random, simple: bool, equations: list[Equation]) -> int:
+def _one_step(
+    role: str, value: int, symbol: str, k: int, rng: random.Random, simple: bool, equations: list[Equation]
+) -> int:
     """Appends the equation(s) of one operation and returns the value after it."""
     pick = 0.0 if simple else rng.random()
     if symbol in "+*" and 0.5 < pick <= 0.7:
@@ -251,7 +297,9 @@ def _story(problem: Problem, equations: list[Equation]) -> str:
         "share": f"{problem.he} keeps a part so", "gains": f"{problem.he} gets in all", "losses": f"{problem.he} loses in all",
         "more": f"{problem.other} has", "total": "together they have", "split": "note that",
     }  # fmt: skip
-    return f"{problem.name} has {problem.start} . " + " ".join(f"{told[e[0]]} {_equation(e)}" for e in equations)
+    return f"{problem.name} has {problem.start} . " + " ".join(
+        f"{told[e[0]]} {_equation(e)}" for e in equations
+    )
 
 
 def _orders(problem: Problem, equations: list[Equation]) -> str:
