@@ -228,14 +228,12 @@ def end_labels(axes: Axes, labels: Sequence[tuple[pd.DataFrame, str, str]], size
         ends.append((height, place, text, color))
     ends.sort()
     heights = [height for height, *_ in ends]
-    for _ in range(
-        200
-    ):  # neighbours share what they are too near, until all are apart and none is above the panel
+    for _ in range(200):  # neighbours share what they are too near, until all are apart and in the panel
         for lower in range(len(heights) - 1):
             overlap = max(apart - (heights[lower + 1] - heights[lower]), 0)
             heights[lower] -= overlap / 2
             heights[lower + 1] += overlap / 2
-        heights[-1] = min(heights[-1], 1)
+        heights[0], heights[-1] = max(heights[0], 0.03), min(heights[-1], 1)
     for height, (_, place, text, color) in zip(heights, ends, strict=True):
         shown = axes.text(
             place + 0.025, height, text, transform=axes.transAxes, size=size, color=color, va="center"

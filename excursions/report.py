@@ -63,7 +63,7 @@ def table(rows: pd.DataFrame, index: list[str], columns: list[str], caption: str
 
 def frame(rows: pd.DataFrame, caption: str) -> HTML:
     """Any table as HTML."""
-    made = rows.to_html(border=0, float_format=lambda value: f"{value:.3g}", na_rep="", index_names=True)
+    made = rows.to_html(border=0, float_format=lambda value: f"{value:.3g}", na_rep="", justify="left")
     return HTML(made.replace("<thead>", f"<caption>{html.escape(caption)}</caption><thead>", 1))
 
 

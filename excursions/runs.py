@@ -46,7 +46,7 @@ TRAINING_CODE = (
     1  # raise it when a change to the code alters what a run computes: every run is then computed anew
 )
 SAVE_EVERY = 10  # RL steps between saved states
-# The pool starts long runs first, and those that others wait for before the rest.
+# Within a checkpoint the pool starts long runs first, and those that others wait for before the rest.
 ORDER = ("sft_gold", "sft", "parallel", "rl", "sft_gold_rl", "sft_rl", "base")
 
 
@@ -114,7 +114,9 @@ def train_runs(wanted: Iterable[Run], scale: Scale, root: Path) -> list[Run]:
     A run that fails does not stop the others; all failures are told at the end. Raises UserError then.
     """
     wanted = list(wanted)
-    todo = sorted((r for r in wanted if not is_current(r, scale, root)), key=lambda r: ORDER.index(r.recipe))
+    checkpoints = [r.checkpoint for r in wanted]
+    todo = [r for r in wanted if not is_current(r, scale, root)]
+    todo.sort(key=lambda r: (checkpoints.index(r.checkpoint), ORDER.index(r.recipe)))
     print(
         f"{len(wanted) - len(todo)} of {len(wanted)} runs are there already, {len(todo)} to compute",
         flush=True,
@@ -133,7 +135,7 @@ def train_runs(wanted: Iterable[Run], scale: Scale, root: Path) -> list[Run]:
             ready = [r for r in waiting if r.parent not in pending]
             for run in ready[: scale.workers - len(working)]:
                 waiting.remove(run)
-                working[pool.submit(_work, run, scale, root)] = run
+                working[pool.submit(_work, run, scale, root, os.getpid())] = run
             for done in wait(working, return_when=FIRST_COMPLETED).done:
                 run = working.pop(done)
                 failures += _failure(run, done)
@@ -319,14 +321,16 @@ def _failure(run: Run, done: Future) -> list[str]:
     return [f"{run.name}: {error or type(error).__name__}"]
 
 
-def _work(run: Run, scale: Scale, root: Path) -> None:
-    """`train_run` in a worker, which ends when the process that started it is gone, however that ended."""
-    parent = os.getppid()
+def _work(run: Run, scale: Scale, root: Path, starter: int) -> None:
+    """`train_run` in a worker, which ends when the process `starter` that wants it is gone, however that ended."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
+        try:
+            while True:
+                os.kill(starter, 0)  # asks whether it exists, does nothing to it
+                time.sleep(1)
+        except ProcessLookupError:
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
     train_run(run, scale, root)

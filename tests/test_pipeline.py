@@ -20,7 +20,8 @@ def test_smoke_runs_everything_and_a_second_time_nothing(tmp_path):
     for name in notebooks:
         for file in (f"figures/smoke/{name}.svg", f"figures/smoke/{name}.png", f"reports/smoke/{name}.html"):
             assert (copy / file).stat().st_size > 1000, file
-        assert isinstance(json.loads((copy / f"claims/smoke/{name}.json").read_text()), list)
+        if name != "checkpoints":
+            assert isinstance(json.loads((copy / f"claims/smoke/{name}.json").read_text()), list)
     assert "smoke" in (copy / "CLAIMS.md").read_text()
     for checkpoint in CHECKPOINTS.strip("[]").split(", "):
         for recipe in RECIPES:

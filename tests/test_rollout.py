@@ -118,7 +118,7 @@ def test_an_eos_in_the_last_place_is_an_eos():
 def test_neither_batching_nor_order_nor_company_changes_a_sample():
     model = tiny_model()
     prompts = prompts_of(3, 20, 11, 20, 40)
-    seeds = seeds_of(prompts, 5)
+    seeds = seeds_of(prompts, 3)
 
     def sample(prompts, seeds, **limit):
         return TorchEngine(model, EOS, VOCAB, **limit).generate(
@@ -137,8 +137,8 @@ def test_neither_batching_nor_order_nor_company_changes_a_sample():
             np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
     backwards = sample(prompts[::-1], [s[::-1] for s in seeds[::-1]])
     assert tokens(c[::-1] for c in backwards[::-1]) == tokens(together)
-    alone = sample([prompts[1]], [[seeds[1][3]]])
-    assert alone[0][0].token_ids == together[1][3].token_ids
+    alone = sample([prompts[1]], [[seeds[1][2]]])
+    assert alone[0][0].token_ids == together[1][2].token_ids
 
 
 def test_the_first_token_follows_the_softmax():

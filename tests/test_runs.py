@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pandas as pd
@@ -162,3 +164,18 @@ def test_parallel_with_weight_one_is_rl(suite, smoke):
 def test_missing_checkpoint_is_named(project, smoke):
     with pytest.raises(UserError, match="no file model.safetensors"):
         fingerprint(Run("smoke", "main", "p56", "rl", 0), smoke, project)
+
+
+def test_workers_end_when_the_process_that_wants_them_is_killed():
+    starter = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    program = f"""
+import time
+from excursions import runs
+runs.train_run = lambda *a: (print("at work", flush=True), time.sleep(100))
+runs._work(None, None, None, {starter.pid})
+"""
+    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "at work\n"
+    starter.kill()
+    starter.wait()
+    assert worker.wait(timeout=20) == 1

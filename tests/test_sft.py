@@ -70,6 +70,19 @@ def test_loss_counts_completion_tokens_only_and_padding_changes_nothing(checkpoi
     assert flipped == pytest.approx(expected, abs=1e-5)
 
 
+def test_the_split_by_length_changes_neither_loss_nor_gradient(checkpoint, questions, smoke):
+    model, tokenizer = checkpoint
+    examples = sft_examples(questions, tokenizer, smoke.questions, seed=0, gold=False)
+    loss = completion_loss(model, examples, tokenizer.pad_token_id)
+    loss.backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    assert len(examples) > 8
+    assert sft_gradients(model, examples, tokenizer.pad_token_id)["sft_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    for p, gradient in zip(model.parameters(), expected, strict=True):
+        assert torch.allclose(p.grad, gradient, atol=1e-6)
+
+
 def test_schedule(smoke):
     assert sft_steps(16, smoke.sft, gold=False) == 1 and sft_steps(33, smoke.sft, gold=False) == 3
     rates = [sft_learning_rate(step, 50, smoke.sft) for step in range(1, 51)]

@@ -382,7 +382,7 @@ class _Prompts:
         self.mask = mask.expand(kv_heads, 1, -1, -1).transpose(1, 2)  # (K, P, 1, L), added to the scores
 
     def attend(self, i: int, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention (K, P*S, R, D) of q (B, K, R, D) over the prompts, its log denominators (K, P*S, R, 1).
+        """Attention (K, P*S, R, D) of q (B, K, R, D) over the prompts, and its log denominators (K, P*S, R, 1).
 
         The rows of a prompt share one matrix product per key/value head.
         """
