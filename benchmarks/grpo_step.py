@@ -53,9 +53,7 @@ def main() -> None:
     draw = random.Random(0)
     prompts = [[draw.randrange(2, VOCAB) for _ in range(draw.randint(40, 150))] for _ in range(N_PROMPTS)]
 
-    print(
-        f"GRPO step: {N_PROMPTS} prompts x {N_SAMPLES} completions of up to {NEW_TOKENS} tokens, one thread"
-    )
+    print(f"GRPO step: {N_PROMPTS} prompts x {N_SAMPLES} completions of up to {NEW_TOKENS} tokens, one thread")
     ours = our_seconds(copy.deepcopy(model), prompts)
     theirs = trl_seconds(copy.deepcopy(model), prompts)
     print(f"excursions        {sum(ours):6.1f} s a step (rollout {ours[0]:.1f}, update {ours[1]:.1f})")
@@ -134,9 +132,7 @@ def trl_seconds(model: Olmo2ForCausalLM, prompts: list[list[int]]) -> float:
                 learning_rate=LEARNING_RATE,
                 max_grad_norm=MAX_GRAD_NORM,
             ),
-            train_dataset=Dataset.from_dict(
-                {"prompt": [" ".join(f"w{i}" for i in prompt) for prompt in prompts]}
-            ),
+            train_dataset=Dataset.from_dict({"prompt": [" ".join(f"w{i}" for i in prompt) for prompt in prompts]}),
             processing_class=tokenizer,
             callbacks=[timer],
         )

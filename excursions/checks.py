@@ -192,9 +192,7 @@ def measure_suites(check: Check, tables: Tables) -> Measurement:
 def _question_draws(rows: pd.DataFrame, contrast: str, checkpoints: list[str]) -> tuple[float, np.ndarray]:
     k, signs = parse(contrast)
     table = _per_question(rows, k, ["checkpoint", "recipe", "seed"])
-    groups: dict[
-        tuple[int, ...], np.ndarray
-    ] = {}  # models trained with the same seeds share the draw of seeds
+    groups: dict[tuple[int, ...], np.ndarray] = {}  # models trained with the same seeds share the draw of seeds
     for checkpoint in checkpoints:
         for recipe, sign in signs.items():
             value_sq = table.loc[(checkpoint, recipe)]
@@ -310,7 +308,5 @@ def published_suites(check: Check) -> Measurement:
 
 
 def _published(effect: float, half_width: float, n_seeds: int, note: str) -> Measurement:
-    low, middle, high = (
-        round(float(value), 2) for value in (effect - half_width, effect, effect + half_width)
-    )
+    low, middle, high = (round(float(value), 2) for value in (effect - half_width, effect, effect + half_width))
     return Measurement(middle, low, high, n_seeds, note)

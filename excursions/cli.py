@@ -79,9 +79,7 @@ def evaluate(args: argparse.Namespace) -> None:
     print(f"{args.split} questions, {args.shots}-shot, {scale.evaluate.samples} samples each")
     for benchmark, of_it in rows.groupby("benchmark"):
         ks = [k for k in (1, 8, 32) if k <= scale.evaluate.samples]
-        shown_ks = (
-            f"pass@{k} {statistics.pass_at_k(of_it.n, of_it.correct, k).mean() * 100:5.1f}%" for k in ks
-        )
+        shown_ks = (f"pass@{k} {statistics.pass_at_k(of_it.n, of_it.correct, k).mean() * 100:5.1f}%" for k in ks)
         print(f"{benchmark:14} {len(of_it):5} questions  " + "  ".join(shown_ks))
     if args.general:
         for row in measure_general(model, tokenizer, scale).itertuples():
@@ -207,9 +205,7 @@ def _model_folder(args: argparse.Namespace) -> Path:
     if args.model:
         return args.model
     saved = _scale(args).pretrain.save
-    name = (
-        params.one_of(args.checkpoint, saved, f"checkpoint of {args.scale}") if args.checkpoint else saved[-1]
-    )
+    name = params.one_of(args.checkpoint, saved, f"checkpoint of {args.scale}") if args.checkpoint else saved[-1]
     return args.root / "checkpoints" / args.scale / args.suite / name
 
 
@@ -223,30 +219,22 @@ def _parser() -> argparse.ArgumentParser:
         about = function.__doc__.splitlines()[0]
         added = commands.add_parser(function.__name__, help=about, description=about)
         added.set_defaults(run=function)
-        added.add_argument(
-            "--root", type=Path, default=Path("."), help="the project's folder (default: this folder)"
-        )
+        added.add_argument("--root", type=Path, default=Path("."), help="the project's folder (default: this folder)")
         if scale:
-            added.add_argument(
-                "--scale", default="nano", choices=SCALES, help="block of params.yaml (default: nano)"
-            )
+            added.add_argument("--scale", default="nano", choices=SCALES, help="block of params.yaml (default: nano)")
         if suite:
             added.add_argument("--suite", default="main", help="suite of checkpoints (default: main)")
         return added
 
     def which_runs(added: argparse.ArgumentParser) -> None:
-        added.add_argument(
-            "--checkpoint", nargs="+", default=[], metavar="pNN", help="default: those of params.yaml"
-        )
+        added.add_argument("--checkpoint", nargs="+", default=[], metavar="pNN", help="default: those of params.yaml")
         added.add_argument(
             "--recipe", nargs="+", default=[], help=f"of {', '.join(RECIPES)}; default: those of params.yaml"
         )
         added.add_argument("--seed", nargs="+", type=int, default=[], help="default: those of params.yaml")
 
     def which_model(added: argparse.ArgumentParser) -> None:
-        added.add_argument(
-            "--checkpoint", metavar="pNN", help="a checkpoint of the suite (default: its last)"
-        )
+        added.add_argument("--checkpoint", metavar="pNN", help="a checkpoint of the suite (default: its last)")
         added.add_argument("--model", type=Path, help="any Hugging Face folder of an OLMo2 model, instead")
         added.add_argument("--shots", type=int, default=0, help="worked examples in the prompt (default: 0)")
 
@@ -275,9 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command(grade, suite=False, scale=False)
     added.add_argument("--pred", help="a final answer, or a whole solution")
     added.add_argument("--gold", help="the right answer")
-    added.add_argument(
-        "--jsonl", type=Path, help='file of {"prediction", "gold"} lines; prints one 1/0 a line'
-    )
+    added.add_argument("--jsonl", type=Path, help='file of {"prediction", "gold"} lines; prints one 1/0 a line')
     added = command(smoke, suite=False, scale=False)
     added.add_argument("--keep", type=Path, help="keep the copy in this folder (must not exist)")
     return parser

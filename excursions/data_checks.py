@@ -24,15 +24,11 @@ def check_data(scale: Scale) -> dict:
     for split, rows in vars(questions).items():
         for q in rows:
             if normalize(q.text) in seen:
-                raise UserError(
-                    f"{q.id} ({split}) asks the same as {seen[normalize(q.text)]}; change questions.seed."
-                )
+                raise UserError(f"{q.id} ({split}) asks the same as {seen[normalize(q.text)]}; change questions.seed.")
             seen[normalize(q.text)] = q.id
             for solution in q.solutions:
                 if not grade.is_correct(solution, q.answer, marked_only=True):
-                    raise UserError(
-                        f"{q.id}: the grader rejects a gold solution: {solution!r} for {q.answer!r}."
-                    )
+                    raise UserError(f"{q.id}: the grader rejects a gold solution: {solution!r} for {q.answer!r}.")
             if len(set(q.solutions)) < len(q.solutions):
                 raise UserError(f"{q.id} has the same gold solution twice.")
     everything = [q for rows in vars(questions).values() for q in rows]

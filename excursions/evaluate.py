@@ -33,20 +33,17 @@ def measure_outcomes(
     prompts = [build_prompt(q.text, examples, questions) for q in asked]
     prompt_ids = tokenizer(prompts, add_special_tokens=False).input_ids
     seeds_pg = [[sample_seed(params.seed, 0, q.id, i) for i in range(params.samples)] for q in asked]
-    found = engine.generate(
-        prompt_ids, seeds_pg, max_new_tokens=params.max_new_tokens, temperature=params.temperature
-    )
+    found = engine.generate(prompt_ids, seeds_pg, max_new_tokens=params.max_new_tokens, temperature=params.temperature)
     texts, grades = grade_completions(tokenizer, found, [q.answer for q in asked], questions)
     rows, kept, seen = [], [], dict.fromkeys({q.benchmark for q in asked}, 0)
     for q, prompt, completions, text_g, grade_g in zip(asked, prompts, found, texts, grades, strict=True):
-        rows.append(
-            {"benchmark": q.benchmark, "question_id": q.id, "n": len(grade_g), "correct": sum(grade_g)}
-        )
+        rows.append({"benchmark": q.benchmark, "question_id": q.id, "n": len(grade_g), "correct": sum(grade_g)})
         seen[q.benchmark] += 1
         if seen[q.benchmark] <= params.kept_questions:
             for text, correct, completion in zip(text_g, grade_g, completions, strict=True):
-                kept.append({"benchmark": q.benchmark, "question_id": q.id, "prompt": prompt, "gold": q.answer,
-                             "completion": text, "correct": correct, "stop_reason": completion.stop_reason})  # fmt: skip
+                about = {"benchmark": q.benchmark, "question_id": q.id, "prompt": prompt, "gold": q.answer}
+                graded = {"completion": text, "correct": correct, "stop_reason": completion.stop_reason}
+                kept.append(about | graded)
     return pd.DataFrame(rows), kept
 
 
@@ -94,8 +91,8 @@ def load_questions(scale: Scale) -> QuestionSet:
     """The scale's questions. Raises UserError for a source that this version does not have."""
     if scale.questions.source != "nano":
         raise UserError(
-            f"questions.source is '{scale.questions.source}', whose loaders are not part of this version; accepted: nano. "
-            f"See docs/paper-scale.md."
+            f"questions.source is '{scale.questions.source}', whose loaders are not part of this version; "
+            f"accepted: nano. See docs/paper-scale.md."
         )
     return corpus.question_set(scale.questions)
 

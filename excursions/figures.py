@@ -58,17 +58,13 @@ def checkpoints(pass_at_k: pd.DataFrame, general: pd.DataFrame, parameters: int)
     """The suite before any post-training: base pass@k on both benchmarks, and the six general benchmarks."""
     ours = _measured(pass_at_k, parameters, ["base"], "checkpoints")
     ours_general = _measured(general, parameters, ["base"], "checkpoints")
-    theirs, theirs_general = (
-        table[table["recipe"] == "base"] for table in (_published(), _published_general())
-    )
+    theirs, theirs_general = (table[table["recipe"] == "base"] for table in (_published(), _published_general()))
     bands = [study(_scale(pass_at_k)), paper()]
     title = "Checkpoints: what the base model can do along pretraining"
     figure, rows = page(title, NOTE, bands, columns=3, column_gap=0.95, right=0.85)
     tokens_axis(rows, [ours["x"], theirs["x"]])
     titles = [("easy problems", "hard problems"), ("GSM8K", "MATH")]
-    for row, problems, other, names in zip(
-        rows, (ours, theirs), (ours_general, theirs_general), titles, strict=True
-    ):
+    for row, problems, other, names in zip(rows, (ours, theirs), (ours_general, theirs_general), titles, strict=True):
         for axes, role, name in zip(row, ("easy", "hard"), names, strict=False):
             look, ends = LOOKS["base"], []
             for k, points in problems[problems["role"] == role].groupby("k"):
@@ -184,9 +180,7 @@ def general_capabilities(general: pd.DataFrame, parameters: int) -> Figure:
     figure, rows = page(title, GENERAL_NOTE, bands, columns=4, panel=(2.2, 1.45), recipes=recipes)
     for upper, lower, table in ((rows[0], rows[1], ours), (rows[2], rows[3], theirs)):
         average = merge(upper[0], lower.pop(0))
-        for axes, (name, label) in zip(
-            [average, *upper[1:], *lower], (AVERAGE | BENCHMARKS).items(), strict=True
-        ):
+        for axes, (name, label) in zip([average, *upper[1:], *lower], (AVERAGE | BENCHMARKS).items(), strict=True):
             _curves(axes, table[table["benchmark"] == name], recipes)
             _finish(axes, label, ACCURACY, from_zero=False)
     tokens_axis(rows, [ours["x"], theirs["x"]])

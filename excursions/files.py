@@ -62,17 +62,13 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Steps done of a total: a bar in a terminal, a plain line about every 20 seconds in a log, each with the time left."""
+    """Steps done of a total: a bar in a terminal, a line about every 20 seconds in a log, each with the time left."""
 
-    def __init__(
-        self, label: str, total: int, done: int = 0, say: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, label: str, total: int, done: int = 0, say: Callable[[str], None] | None = None) -> None:
         self.label, self.total, self.done, self.first = label, total, done, done
         self.start = self.last = time.monotonic()
         self.say = say or (lambda line: print(line, flush=True))
-        self.bar = (
-            tqdm(desc=label, total=total, initial=done) if say is None and sys.stderr.isatty() else None
-        )
+        self.bar = tqdm(desc=label, total=total, initial=done) if say is None and sys.stderr.isatty() else None
 
     def step(self, **numbers: float) -> None:
         """One step more; `numbers` are shown beside it."""

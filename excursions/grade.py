@@ -132,9 +132,7 @@ def _stated(text: str) -> str | None:
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
 _LEADING_NUMBER = re.compile(rf"[-+]?\s*[$€£]?\s*[-+]?{_DIGITS}(?:\s*/\s*\d+\b)?(?:\s*%)?(?!\w|\s*[,:]\s*\d)")
 _CLEAN_NUMBER = re.compile(r"-?[1-9]\d*|0")
-_DROPPED = re.compile(
-    r"^\s*\\text\s*\{[^{}]*\}\s*=|\\!\s*|\{(?=,\})|(?<=,)\}|\\left|\\right|\\?\$|\*\*|\\[()\[\]]"
-)
+_DROPPED = re.compile(r"^\s*\\text\s*\{[^{}]*\}\s*=|\\!\s*|\{(?=,\})|(?<=,)\}|\\left|\\right|\\?\$|\*\*|\\[()\[\]]")
 _SPACES = re.compile(r"\\[,;: ]|~|\\(?:text|mbox|mathrm|textrm|textbf|mathbf)\s*(?=\{)")
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})")
 _FRACTION = re.compile(r"([-+]?)\s*(?:\\[dt]?frac\s*(?:\{(\d+)\}\s*\{(\d+)\}|(\d)\s*(\d))|(\d+)\s*/\s*(\d+))")
@@ -229,9 +227,7 @@ def grade_jsonl(path: str | Path) -> list[bool]:
             ) from None
         for key, value in (("prediction", prediction), ("gold", gold)):
             if isinstance(value, bool | list | dict):
-                raise UserError(
-                    f"{path}, line {number}: {key} is {str(value)[:80]}; accepted: text, a number, null."
-                )
+                raise UserError(f"{path}, line {number}: {key} is {str(value)[:80]}; accepted: text, a number, null.")
         grades.append(prediction is not None and gold is not None and is_correct(str(prediction), str(gold)))
     return grades
 

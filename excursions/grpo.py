@@ -80,9 +80,7 @@ def grpo_loss(
     clipped_bt = ratio_bt.clamp(1 - clip, 1 + clip)
     loss_bt = -torch.minimum(ratio_bt * advantage_b1, clipped_bt * advantage_b1)
     with torch.no_grad():
-        outside_bt = ((ratio_bt < 1 - clip) & (advantage_b1 < 0)) | (
-            (ratio_bt > 1 + clip) & (advantage_b1 > 0)
-        )
+        outside_bt = ((ratio_bt < 1 - clip) & (advantage_b1 < 0)) | ((ratio_bt > 1 + clip) & (advantage_b1 > 0))
         metrics = {"clip_ratio/region_mean": ((outside_bt * mask_bt).sum() / tokens).item()}
     if kl:
         if ref_logp_bt is None:
@@ -273,9 +271,7 @@ def _pad(sequences: list[list[int]], device: torch.device) -> Tensor:
     return pad_sequence([torch.tensor(ids, device=device) for ids in sequences], batch_first=True)
 
 
-def _score(
-    logits: Tensor, targets: Tensor, temperature: float, vocab_size: int | None
-) -> tuple[Tensor, Tensor]:
+def _score(logits: Tensor, targets: Tensor, temperature: float, vocab_size: int | None) -> tuple[Tensor, Tensor]:
     """Logits (..., v), targets (...) -> log-probability of the target, and entropy without gradient,
     (...)."""
     logits = logits[..., :vocab_size].float() / temperature
@@ -285,9 +281,7 @@ def _score(
     return logps.gather(-1, targets[..., None]).squeeze(-1), entropy
 
 
-def _by_prompt(
-    groups: list[Group], batch: list[tuple[int, int]]
-) -> tuple[list[list[int]], list[list[list[int]]]]:
+def _by_prompt(groups: list[Group], batch: list[tuple[int, int]]) -> tuple[list[list[int]], list[list[list[int]]]]:
     """Rows (group, completion), those of a group side by side -> prompts, and the completions of each."""
     by_group: dict[int, list[list[int]]] = {}
     for p, g in batch:

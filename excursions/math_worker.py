@@ -52,9 +52,7 @@ class _Worker:
             if started != "ready":
                 self.stop()
         if started != "ready":
-            raise UserError(
-                f"math-verify did not start: {started}. Remedy: pip install 'math-verify[antlr4_9_3]'"
-            )
+            raise UserError(f"math-verify did not start: {started}. Remedy: pip install 'math-verify[antlr4_9_3]'")
 
     def stop(self) -> None:
         self.connection.close()

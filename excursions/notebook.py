@@ -36,9 +36,7 @@ thead th { border-bottom: 1.5px solid #999; }
 """
 
 
-def run(
-    name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, object] | None = None
-) -> Path:
+def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, object] | None = None) -> Path:
     """Runs root/notebooks/<name>.ipynb and writes root/reports/<scale>/<name>.html; returns that path.
 
     parameters: further values for the notebook's parameters cell, for example {"checkpoint": "p40"}. Raises
@@ -49,9 +47,7 @@ def run(
     notebook = root / "notebooks" / f"{name}.ipynb"
     names = sorted(file.stem for file in notebook.parent.glob("*.ipynb"))
     if not names:
-        raise UserError(
-            f"{notebook.parent} has no notebooks. Run from the project's folder, or name it with --root."
-        )
+        raise UserError(f"{notebook.parent} has no notebooks. Run from the project's folder, or name it with --root.")
     one_of(name, names, "notebook")
     wanted = {"scale": scale, "root": ".."} | dict(parameters or {})
     executed = _execute(notebook, wanted)

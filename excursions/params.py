@@ -173,9 +173,7 @@ def load(path: Path | str = "params.yaml") -> Study:
     """Reads and checks params.yaml. Raises UserError naming the file and the key."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(
-            f"{path} does not exist. Run from the project's folder, or `git checkout -- params.yaml`."
-        )
+        raise UserError(f"{path} does not exist. Run from the project's folder, or `git checkout -- params.yaml`.")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -201,9 +199,7 @@ def percent(checkpoint: str) -> int:
     """The percent of pretraining in a checkpoint's name, e.g. 8 for p08. Raises UserError for other names."""
     if checkpoint[:1] == "p" and checkpoint[1:].isdigit() and 0 < int(checkpoint[1:]) <= 100:
         return int(checkpoint[1:])
-    raise UserError(
-        f"'{checkpoint}' is not a checkpoint's name; accepted: p01 to p100, the percent of pretraining."
-    )
+    raise UserError(f"'{checkpoint}' is not a checkpoint's name; accepted: p01 to p100, the percent of pretraining.")
 
 
 def _check_scale(scale: Scale, name: str, path: Path) -> None:
@@ -233,9 +229,7 @@ def _check_scale(scale: Scale, name: str, path: Path) -> None:
 def _build(kind: type, raw: object, path: str, prefix: str) -> typing.Any:
     """A dataclass from a mapping, recursively, with every key accounted for."""
     if not isinstance(raw, dict):
-        raise UserError(
-            f"{path}: '{prefix.rstrip('.') or 'the file'}' must be a mapping of keys, found {raw!r}."
-        )
+        raise UserError(f"{path}: '{prefix.rstrip('.') or 'the file'}' must be a mapping of keys, found {raw!r}.")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in raw:
         if key not in fields:
@@ -244,9 +238,7 @@ def _build(kind: type, raw: object, path: str, prefix: str) -> typing.Any:
             raise UserError(f"{path}: unknown key '{prefix}{key}'; accepted here: {', '.join(fields)}.{hint}")
     for key in fields:
         if key not in raw:
-            raise UserError(
-                f"{path}: missing key '{prefix}{key}'. Add it; `git diff {path}` shows what was changed."
-            )
+            raise UserError(f"{path}: missing key '{prefix}{key}'. Add it; `git diff {path}` shows what was changed.")
     hints = typing.get_type_hints(kind)
     return kind(**{key: _value(hints[key], raw[key], path, prefix + key) for key in fields})
 

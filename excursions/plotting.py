@@ -205,9 +205,7 @@ def curve(
     if not band:
         return
     if len(points) > 1:
-        axes.fill_between(
-            points["x"], points["ci_low"], points["ci_high"], color=color, alpha=0.15, lw=0, zorder=2
-        )
+        axes.fill_between(points["x"], points["ci_low"], points["ci_high"], color=color, alpha=0.15, lw=0, zorder=2)
     else:  # a band needs two points
         axes.vlines(points["x"], points["ci_low"], points["ci_high"], color=color, lw=1, zorder=2)
 
@@ -222,9 +220,7 @@ def end_labels(axes: Axes, labels: Sequence[tuple[pd.DataFrame, str, str]], size
     ends = []
     for points, text, color in labels:
         last = points.sort_values("x").iloc[-1]
-        place, height = axes.transAxes.inverted().transform(
-            axes.transData.transform((last["x"], last["estimate"]))
-        )
+        place, height = axes.transAxes.inverted().transform(axes.transData.transform((last["x"], last["estimate"])))
         ends.append((height, place, text, color))
     ends.sort()
     heights = [height for height, *_ in ends]
@@ -235,9 +231,7 @@ def end_labels(axes: Axes, labels: Sequence[tuple[pd.DataFrame, str, str]], size
             heights[lower + 1] += overlap / 2
         heights[0], heights[-1] = max(heights[0], 0.03), min(heights[-1], 1)
     for height, (_, place, text, color) in zip(heights, ends, strict=True):
-        shown = axes.text(
-            place + 0.025, height, text, transform=axes.transAxes, size=size, color=color, va="center"
-        )
+        shown = axes.text(place + 0.025, height, text, transform=axes.transAxes, size=size, color=color, va="center")
         shown.set_bbox({"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.5, "alpha": 0.8})
 
 

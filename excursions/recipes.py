@@ -42,7 +42,7 @@ READS = {  # the blocks of params.yaml that a recipe depends on, besides its che
 
 @dataclass(frozen=True)
 class Training:
-    """`update(step)` does step 1, 2, ..., `steps` and returns its metrics; `optimizers` hold all state but the weights."""
+    """`update(step)` does step 1, 2, ..., `steps` and returns its metrics; `optimizers` hold all other state."""
 
     steps: int
     update: Callable[[int], dict[str, float]]
@@ -64,9 +64,7 @@ def training(
         rl_update, optimizer = make_rl_update(model, tokenizer, engine, scale, seed)
         return Training(scale.rl.steps, rl_update, (optimizer,))
     if recipe in ("sft", "sft_gold"):
-        sft_update, optimizer, steps = make_sft_update(
-            model, tokenizer, scale, seed, gold=recipe == "sft_gold"
-        )
+        sft_update, optimizer, steps = make_sft_update(model, tokenizer, scale, seed, gold=recipe == "sft_gold")
         return Training(steps, sft_update, (optimizer,))
     assert recipe == "parallel"
     steps, batch_size = scale.parallel.steps, scale.parallel.sft_batch_size
@@ -74,9 +72,7 @@ def training(
     sft_update, sft_optimizer, _ = make_sft_update(model, tokenizer, scale, seed, False, steps, batch_size)
 
     def update(step: int) -> dict[str, float]:
-        return averaged_step(
-            model, lambda: rl_update(step), lambda: sft_update(step), scale.parallel.rl_weight
-        )
+        return averaged_step(model, lambda: rl_update(step), lambda: sft_update(step), scale.parallel.rl_weight)
 
     return Training(steps, update, (rl_optimizer, sft_optimizer))
 
@@ -84,7 +80,7 @@ def training(
 def make_rl_update(
     model: Olmo2ForCausalLM, tokenizer: PreTrainedTokenizerBase, engine: Sampler, scale: Scale, seed: int
 ) -> tuple[Callable[[int], dict[str, float]], torch.optim.Optimizer]:
-    """GRPO: sample -> grade -> advantage -> loss -> step. Reward is 1 for the right final answer, else 0 (paper, section 2)."""
+    """GRPO: sample -> grade -> advantage -> loss -> step. Reward 1 for the right final answer, else 0 (section 2)."""
     params = scale.rl
     questions = load_questions(scale).train
     prompts = tokenizer(
@@ -96,9 +92,7 @@ def make_rl_update(
     def update(step: int) -> dict[str, float]:
         started = time.perf_counter()
         chosen = batch_indices(len(questions), params.questions_per_step, seed, step)
-        seeds_pg = [
-            [sample_seed(seed, step, questions[i].id, g) for g in range(params.rollouts)] for i in chosen
-        ]
+        seeds_pg = [[sample_seed(seed, step, questions[i].id, g) for g in range(params.rollouts)] for i in chosen]
         engine.load_weights(model)
         found = engine.generate(
             [prompts[i] for i in chosen],
@@ -107,9 +101,7 @@ def make_rl_update(
             temperature=params.temperature,
         )
         sampled = time.perf_counter()
-        _, grades_pg = grade_completions(
-            tokenizer, found, [questions[i].answer for i in chosen], scale.questions
-        )
+        _, grades_pg = grade_completions(tokenizer, found, [questions[i].answer for i in chosen], scale.questions)
         groups = [
             Group(prompts[i], completions, [float(g) for g in grades])
             for i, completions, grades in zip(chosen, found, grades_pg, strict=True)

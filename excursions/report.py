@@ -72,9 +72,7 @@ def verdicts(claims: list[Claim]) -> HTML:
     rows = claims_table(claims)
     rows.insert(2, "seeds", [claim.n_seeds for claim in claims])
     rows["measured on"] = [claim.note for claim in claims]
-    return frame(
-        rows, "Effects in percentage points with 95% intervals; the rule of each verdict is in CLAIMS.md"
-    )
+    return frame(rows, "Effects in percentage points with 95% intervals; the rule of each verdict is in CLAIMS.md")
 
 
 def dynamics(tables: results.Tables, checkpoint: str) -> pd.DataFrame:
@@ -97,9 +95,7 @@ def dynamics(tables: results.Tables, checkpoint: str) -> pd.DataFrame:
         )
     ends = results.last_step(rows)
     ends = ends[ends["recipe"].isin(["base", "sft"])]  # of these only the result
-    rows = pd.concat(
-        [ends, rows[(rows["recipe"] == "rl") | ((rows["recipe"] == "sft_rl") & (rows["step"] > 0))]]
-    )
+    rows = pd.concat([ends, rows[(rows["recipe"] == "rl") | ((rows["recipe"] == "sft_rl") & (rows["step"] > 0))]])
     names = (rows["scale"].iloc[0], rows["benchmark"].iloc[0])
     multiple = results.chinchilla(rows["tokens"].iloc[0], tables.parameters["main"])
     found = []
@@ -143,9 +139,7 @@ def gains(outcomes: pd.DataFrame, recipe: str, other: str = "base") -> pd.DataFr
             same = list(a.index) == list(b.index)
             drawn = (group["scale"].iloc[0], group["benchmark"].iloc[0])
             measured = statistics.difference_interval(a.to_numpy(), b.to_numpy(), *drawn, same_seeds=same)
-            found.append(
-                dict(zip(keys, names, strict=True)) | {"k": k, "n_seeds": len(a)} | _percent(measured)
-            )
+            found.append(dict(zip(keys, names, strict=True)) | {"k": k, "n_seeds": len(a)} | _percent(measured))
     return pd.DataFrame(found)
 
 

@@ -308,9 +308,7 @@ def _identity(folder: Path) -> dict[str, str | int]:
     return {"scale": scale, "suite": suite, "checkpoint": checkpoint, "recipe": recipe, "seed": int(number)}
 
 
-def _load(
-    root: Path | str, scale: str, suite: str, name: str, columns: dict[str, pa.DataType]
-) -> pd.DataFrame:
+def _load(root: Path | str, scale: str, suite: str, name: str, columns: dict[str, pa.DataType]) -> pd.DataFrame:
     tables = [_read(folder / name, columns) for folder in _run_folders(root, scale, suite)]
     table = pa.concat_tables(tables, promote_options="default").to_pandas()
     tokens = table.groupby("checkpoint")["tokens"].unique()

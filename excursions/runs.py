@@ -1,4 +1,4 @@
-"""One run (a recipe from a checkpoint with a seed): is it there already, train it, measure it, write it; many of them at once.
+"""One run (a recipe from a checkpoint with a seed): is it there, train it, measure it, write it; and many at once.
 
 A run is resumed from its last saved state and ends with the same outcomes; its folder appears when it is complete.
 A run whose folder carries the fingerprint of what it would compute is kept.
@@ -42,9 +42,7 @@ from excursions.params import Scale, UserError
 from excursions.recipes import PARENTS, READS, Training, training
 from excursions.rollout.torch_engine import TorchEngine
 
-TRAINING_CODE = (
-    1  # raise it when a change to the code alters what a run computes: every run is then computed anew
-)
+TRAINING_CODE = 1  # raise it when a change to the code alters what a run computes: every run is then computed anew
 SAVE_EVERY = 10  # RL steps between saved states
 # Within a checkpoint the pool starts long runs first, and those that others wait for before the rest.
 ORDER = ("sft_gold", "sft", "parallel", "rl", "sft_gold_rl", "sft_rl", "base")
@@ -83,7 +81,7 @@ class Run:
 
 
 def fingerprint(run: Run, scale: Scale, root: Path) -> str:
-    """Hash of everything the run depends on: its parameters, its checkpoint's weights, the version of the training code."""
+    """Hash of all that the run depends on: parameters, questions, the checkpoint's files, the version of the code."""
     parameters = {block: asdict(getattr(scale, block)) for block in READS[run.recipe]}
     files = {}
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
@@ -141,9 +139,7 @@ def train_runs(wanted: Iterable[Run], scale: Scale, root: Path) -> list[Run]:
                 failures += _failure(run, done)
                 progress.step()
     if failures:
-        raise UserError(
-            "\n".join([f"{len(failures)} of {len(todo)} runs failed; the others are complete.", *failures])
-        )
+        raise UserError("\n".join([f"{len(failures)} of {len(todo)} runs failed; the others are complete.", *failures]))
     return todo
 
 
@@ -182,9 +178,7 @@ def train_run(run: Run, scale: Scale, root: Path) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(
-                f"{run.name}: another process is computing this run; wait for it or stop it."
-            ) from None
+            raise UserError(f"{run.name}: another process is computing this run; wait for it or stop it.") from None
         model, tokenizer = start_model(run, scale, root)
         engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
         state = _train(run, scale, root, model, tokenizer, engine)
@@ -194,9 +188,7 @@ def train_run(run: Run, scale: Scale, root: Path) -> None:
         log = pd.DataFrame(state["log"]).assign(**identity)
         about = {
             "parameters": {block: asdict(getattr(scale, block)) for block in READS[run.recipe]},
-            "versions": {
-                name: version(name) for name in ("torch", "transformers", "numpy", "lm_eval", "excursions")
-            }
+            "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "lm_eval", "excursions")}
             | {"python": platform.python_version(), "training_code": TRAINING_CODE},
             "git_commit": _git_commit(root),
             "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
@@ -240,9 +232,7 @@ def _train(run: Run, scale: Scale, root: Path, model, tokenizer, engine) -> dict
             for optimizer, values in zip(work.optimizers, state.pop("optimizers"), strict=True):
                 optimizer.load_state_dict(values)
     before = state["seconds"]
-    between = {
-        round(work.steps * i / (scale.evaluate.between + 1)) for i in range(1, scale.evaluate.between + 1)
-    }
+    between = {round(work.steps * i / (scale.evaluate.between + 1)) for i in range(1, scale.evaluate.between + 1)}
     examples = load_questions(scale).examples[: scale.evaluate.shots] if run.recipe == "base" else ()
     progress = Progress(run.name, work.steps, max(0, state["step"]))
     save_every = max(SAVE_EVERY, work.steps // 10)
@@ -268,9 +258,7 @@ def _train(run: Run, scale: Scale, root: Path, model, tokenizer, engine) -> dict
     return state
 
 
-def _measure(
-    run: Run, scale: Scale, root: Path, model, tokenizer, engine, number: int, examples
-) -> tuple[list, list]:
+def _measure(run: Run, scale: Scale, root: Path, model, tokenizer, engine, number: int, examples) -> tuple[list, list]:
     """Outcomes of the present model. A model that was measured before with the same questions is not measured again:
     the start of `sft_rl` is the end of `sft`, and all recipes without a parent start from one checkpoint."""
     engine.load_weights(model)
@@ -347,9 +335,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine()
-    )
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _git_commit(root: Path) -> str | None:

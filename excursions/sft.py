@@ -69,7 +69,7 @@ def draw(what: str, seed: int, name: str) -> random.Random:
 def sft_gradients(model: torch.nn.Module, examples: Sequence[Example], pad_id: int) -> dict[str, float]:
     """Adds to `.grad` the gradient of the mean cross-entropy per completion token; returns the loss.
 
-    Examples of similar length go through the model together, so that little of it is padding; the split changes nothing.
+    Examples of similar length go through the model together, so that little is padding; the split changes nothing.
     """
     ordered = sorted(examples, key=lambda e: len(e.prompt_ids) + len(e.completion_ids))
     tokens = sum(len(e.completion_ids) for e in examples)

@@ -42,9 +42,7 @@ def run_smoke(root: Path, keep: Path | None = None) -> Path:
         environment = os.environ | {"PATH": path, "PYTHONPATH": str(copy)}
         done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=copy, env=environment)
         if done.returncode:
-            raise UserError(
-                f"the smoke run failed in {copy}; its last lines above say why (--keep FOLDER keeps it)."
-            )
+            raise UserError(f"the smoke run failed in {copy}; its last lines above say why (--keep FOLDER keeps it).")
         made = sorted(str(f.relative_to(copy)) for f in (copy / "figures").rglob("*.svg"))
         print(f"smoke run complete in {time.time() - started:.0f} s: {len(made)} figures ({', '.join(made)})")
         return copy

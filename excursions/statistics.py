@@ -99,9 +99,7 @@ def mean_interval(value_sq: np.ndarray, *names: object) -> Interval:
     return interval(*contrast_draws([value_sq], *names))
 
 
-def difference_interval(
-    a_sq: np.ndarray, b_sq: np.ndarray, *names: object, same_seeds: bool = True
-) -> Interval:
+def difference_interval(a_sq: np.ndarray, b_sq: np.ndarray, *names: object, same_seeds: bool = True) -> Interval:
     """Interval of mean(a) - mean(b), paired on the questions (columns of both in the same order).
 
     same_seeds: row i of both belongs to the same seed, which is then drawn for both together. With different

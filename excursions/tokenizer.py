@@ -20,12 +20,8 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     plain = sorted(word for word in set(words) if not word.isdigit())
     tokens = [PAD, EOS, UNKNOWN, *map(str, range(10)), *(f"{CONTINUED}{d}" for d in range(10)), *plain]
     tokenizer = Tokenizer(
-        models.WordPiece(
-            {t: i for i, t in enumerate(tokens)}, unk_token=UNKNOWN, continuing_subword_prefix=CONTINUED
-        )
+        models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token=UNKNOWN, continuing_subword_prefix=CONTINUED)
     )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUED, cleanup=False)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN)

@@ -29,9 +29,7 @@ def smoke():
 
     scale = params.load(ROOT / "params.yaml").smoke
     few = replace(scale.evaluate, samples=4, max_new_tokens=12, general=4)
-    return replace(
-        scale, evaluate=few, questions=replace(scale.questions, test=3), sft=replace(scale.sft, epochs=2)
-    )
+    return replace(scale, evaluate=few, questions=replace(scale.questions, test=3), sft=replace(scale.sft, epochs=2))
 
 
 @pytest.fixture(scope="session")

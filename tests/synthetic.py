@@ -47,9 +47,7 @@ def make_study(
     return root
 
 
-def _write_run(
-    root: Path, name: str, tokens: int, recipe: str, seed: int, questions: int, samples: int
-) -> None:
+def _write_run(root: Path, name: str, tokens: int, recipe: str, seed: int, questions: int, samples: int) -> None:
     rng = np.random.default_rng([tokens, RECIPES.index(recipe), seed])
     identity = {
         "scale": "nano",
@@ -62,9 +60,7 @@ def _write_run(
     last = 0 if recipe == "base" else 20
     outcomes = []
     for step in sorted({0, last // 2, last}):
-        asked = (
-            questions if step in (0, last) else questions // 2
-        )  # fewer between the first and the last step
+        asked = questions if step in (0, last) else questions // 2  # fewer between the first and the last step
         for benchmark, easier in (("easy", 1), ("hard", -1)):
             skill = (SKILL[recipe] if step == last else -4) + easier + 4 * tokens / TOTAL_TOKENS
             share = 1 / (1 + np.exp(-(skill + np.linspace(-2, 2, asked))))

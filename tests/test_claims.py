@@ -33,18 +33,14 @@ def study(world, tokens=TOKENS, seeds=(0,), questions=100, samples=32, names=("e
     A recipe's values may be a function of (checkpoint, seed).
     """
     outcomes, general = [], []
-    for (checkpoint, count), (recipe, values), seed in itertools.product(
-        tokens.items(), world.items(), seeds
-    ):
+    for (checkpoint, count), (recipe, values), seed in itertools.product(tokens.items(), world.items(), seeds):
         rng = statistics.generator(suite, checkpoint, recipe, seed)
         *shares, accuracy = values(checkpoint, seed) if callable(values) else values
         who = {"scale": "nano", "suite": suite, "checkpoint": checkpoint, "tokens": count}
         who |= {"recipe": recipe, "seed": seed}
         for benchmark, solvable, chance in zip(names, shares[::2], shares[1::2], strict=True):
             solves_q = np.arange(questions) < solvable * questions
-            rows = pd.DataFrame(
-                who | {"step": 5, "benchmark": benchmark, "n": samples}, index=range(questions)
-            )
+            rows = pd.DataFrame(who | {"step": 5, "benchmark": benchmark, "n": samples}, index=range(questions))
             rows["question_id"] = [f"{benchmark}-{q:03d}" for q in range(questions)]
             outcomes.append(rows.assign(correct=rng.binomial(samples, chance * solves_q)))
         counts = [{"benchmark": b, "n": 2000, "correct": 20 * accuracy} for b in "abcdef"]
@@ -109,11 +105,7 @@ def test_roles_of_checkpoints():
         "last": ["p88"],
         "all": names,
     }
-    assert (
-        checks.choose("later", ["p02", "p04"], [0, 0])
-        == checks.choose("early", ["p02", "p04"], [0, 0])
-        == ["p04"]
-    )
+    assert checks.choose("later", ["p02", "p04"], [0, 0]) == checks.choose("early", ["p02", "p04"], [0, 0]) == ["p04"]
 
 
 def test_a_study_like_the_paper_supports_its_claims(evaluated):
@@ -163,9 +155,7 @@ def test_an_effect_is_the_mean_over_checkpoints_of_the_paired_difference(paper_l
     assert claim.effect == pytest.approx(accuracy["rl"] - accuracy["sft"], abs=0.006)
     assert claim.note == "at p20, p56, p88"
     values = [
-        results.per_question(rows[rows["recipe"] == recipe], 1, ["checkpoint", "seed"])
-        .mean()
-        .to_numpy()[None]
+        results.per_question(rows[rows["recipe"] == recipe], 1, ["checkpoint", "seed"]).mean().to_numpy()[None]
         for recipe in ("rl", "sft")
     ]
     paired = statistics.difference_interval(*values, "nano", "easy")
@@ -194,10 +184,7 @@ def test_the_other_scale_has_other_benchmark_names_and_two_checkpoints_are_enoug
 
 def test_too_few_samples_missing_recipes_and_late_checkpoints_are_told():
     few = by_id(study(PAPER_LIKE, samples=8))
-    assert (
-        few["rl-competitive-pass32"].note
-        == "not measured: pass@32 needs 32 samples per question, there are 8"
-    )
+    assert few["rl-competitive-pass32"].note == "not measured: pass@32 needs 32 samples per question, there are 8"
     assert few["rl-beats-sft-pass1"].verdict == "supported"
     world = {recipe: found for recipe, found in PAPER_LIKE.items() if recipe != "parallel"}
     without = by_id(study(world), "parallel_averaging")
@@ -226,12 +213,8 @@ def test_seeds_that_differ_early_and_agree_later_are_found():
 
 def test_data_against_size_is_measured_where_the_suites_have_the_same_tokens():
     main = study(PAPER_LIKE)
-    heavy = study(
-        PAPER_LIKE | {"rl": (0.8, 0.8, 0.6, 0.8, 50)}, tokens={"p20": 24, "p80": 96}, suite="math_heavy"
-    )
-    larger = study(
-        PAPER_LIKE | {"base": (0.4, 0.4, 0.2, 0.3, 50)}, tokens={"p50": 25, "p90": 45}, suite="larger"
-    )
+    heavy = study(PAPER_LIKE | {"rl": (0.8, 0.8, 0.6, 0.8, 50)}, tokens={"p20": 24, "p80": 96}, suite="math_heavy")
+    larger = study(PAPER_LIKE | {"base": (0.4, 0.4, 0.2, 0.3, 50)}, tokens={"p50": 25, "p90": 45}, suite="larger")
     tables = results.Tables(
         "nano",
         pd.concat([main.outcomes, heavy.outcomes, larger.outcomes]),
@@ -241,10 +224,7 @@ def test_data_against_size_is_measured_where_the_suites_have_the_same_tokens():
     claim = by_id(tables, "early_rl")["data-over-size"]
     assert claim.verdict == "supported" and claim.note == "math_heavy at p20, larger at p50"
     hard = tables.outcomes[tables.outcomes["benchmark"] == "hard"]
-    accuracy = (
-        100
-        * (hard["correct"] / hard["n"]).groupby([hard["suite"], hard["checkpoint"], hard["recipe"]]).mean()
-    )
+    accuracy = 100 * (hard["correct"] / hard["n"]).groupby([hard["suite"], hard["checkpoint"], hard["recipe"]]).mean()
     gains = accuracy.xs("rl", level="recipe") - accuracy.xs("base", level="recipe")
     assert claim.effect == pytest.approx(gains["math_heavy", "p20"] - gains["larger", "p50"], abs=0.006)
     only_main = {claim.id: claim for claim in claims.evaluate_claims(main)}
@@ -277,11 +257,7 @@ def test_reference_curves_are_one_series_for_each_recipe():
     assert one["half_width"] == pytest.approx(196 * math.sqrt(0.7384 * 0.2616 / 1319), abs=0.01)
     general = reference.general()
     assert not general.duplicated(["benchmark", "recipe", "tokens_b"]).any()
-    six = (
-        general[general["benchmark"].isin(reference.GENERAL)]
-        .groupby(["recipe", "tokens_b"])["estimate"]
-        .mean()
-    )
+    six = general[general["benchmark"].isin(reference.GENERAL)].groupby(["recipe", "tokens_b"])["estimate"].mean()
     mean = general[general["benchmark"] == "average"].set_index(["recipe", "tokens_b"])["estimate"]
     pd.testing.assert_series_equal(six, mean.sort_index(), atol=0.01, check_names=False)
     assert set(reference.hard_gains()["suite"]) == {"main", "math_heavy", "larger"}

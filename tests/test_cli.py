@@ -89,9 +89,7 @@ def test_grade_prints_one_or_zero(capsys, tmp_path):
     assert main(["grade", "--pred", "so it is #### 18", "--gold", "18"]) == 0
     assert capsys.readouterr().out == "1\n"
     file = tmp_path / "lines.jsonl"
-    file.write_text(
-        '{"prediction": "#### 17", "gold": "18"}\n{"prediction": "\\\\boxed{1/2}", "gold": "0.5"}\n'
-    )
+    file.write_text('{"prediction": "#### 17", "gold": "18"}\n{"prediction": "\\\\boxed{1/2}", "gold": "0.5"}\n')
     assert main(["grade", "--jsonl", str(file)]) == 0
     assert capsys.readouterr().out == "0\n1\n"
 
@@ -100,11 +98,7 @@ def test_sample_evaluate_and_plan_on_a_checkpoint(project, capsys):
     where = ["--root", str(project), "--scale", "smoke"]
     assert main(["sample", *where, "--checkpoint", "p88", "-n", "3", "--shots", "1"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert (
-        "[gold:" in printed[0]
-        and len(printed) == 4
-        and all(line[:5] in ("right", "wrong") for line in printed[1:])
-    )
+    assert "[gold:" in printed[0] and len(printed) == 4 and all(line[:5] in ("right", "wrong") for line in printed[1:])
     assert main(["evaluate", *where, "--questions", "2"]) == 0
     assert "validation questions, 0-shot" in capsys.readouterr().out
     assert main(["plan", *where, "--recipe", "rl"]) == 0

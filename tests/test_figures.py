@@ -52,9 +52,7 @@ def test_all_figures_are_labelled_and_no_text_touches_another(study, request):
         for axes in figure.axes:
             assert axes.get_xlabel() and "%" in axes.get_ylabel(), name
             texts += [axes.xaxis.label, axes.yaxis.label, axes._left_title, *axes.texts]
-            texts += [
-                label for label in (*axes.get_xticklabels(), *axes.get_yticklabels()) if in_view(axes, label)
-            ]
+            texts += [label for label in (*axes.get_xticklabels(), *axes.get_yticklabels()) if in_view(axes, label)]
         boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text().strip()]
         for text, box in boxes:
             assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, (name, text)
@@ -73,16 +71,12 @@ def in_view(axes, label):
 def test_the_curves_are_the_table(tables):
     pass_at_k = report.pass_at_k(tables)
     figure = figures.early_rl(pass_at_k, PARAMETERS)
-    wanted = pass_at_k[
-        (pass_at_k["recipe"] == "rl") & (pass_at_k["benchmark"] == "easy") & (pass_at_k["k"] == 8)
-    ]
+    wanted = pass_at_k[(pass_at_k["recipe"] == "rl") & (pass_at_k["benchmark"] == "easy") & (pass_at_k["k"] == 8)]
     line = next(line for line in figure.axes[1].lines if line.get_color() == LOOKS["rl"].color)
     np.testing.assert_allclose(line.get_xdata(), wanted["tokens"] / (20 * PARAMETERS))
     np.testing.assert_allclose(line.get_ydata(), wanted["estimate"])
     assert line.get_marker() == LOOKS["rl"].marker
-    assert {axes.get_xlim() for axes in figure.axes} == {
-        figure.axes[0].get_xlim()
-    }  # ours and the paper's agree
+    assert {axes.get_xlim() for axes in figure.axes} == {figure.axes[0].get_xlim()}  # ours and the paper's agree
 
 
 def test_bytes_are_the_same_whatever_was_drawn_before(tables, tmp_path):
@@ -116,9 +110,7 @@ def test_a_gap_in_a_recipe_is_drawn_and_a_missing_recipe_is_named(tables):
     pass_at_k, general = report.pass_at_k(tables), report.general(tables)
     gap = (pass_at_k["recipe"] == "sft_rl") & (pass_at_k["checkpoint"] == "p20")
     figures.scarce_demonstrations(pass_at_k[~gap], PARAMETERS)
-    with pytest.raises(
-        UserError, match="scarce_demonstrations.*no recipe sft_gold, sft_gold_rl.*params.yaml"
-    ):
+    with pytest.raises(UserError, match="scarce_demonstrations.*no recipe sft_gold, sft_gold_rl.*params.yaml"):
         figures.scarce_demonstrations(pass_at_k[~pass_at_k["recipe"].str.startswith("sft_gold")], PARAMETERS)
     with pytest.raises(UserError, match="parallel_averaging.*parallel"):
         figures.parallel_averaging(pass_at_k, general[general["recipe"] != "parallel"], PARAMETERS)
@@ -134,9 +126,7 @@ def test_dynamics_compare_the_same_questions_at_every_step(tables):
         ("rl", 10, False),
         ("rl", 20, False),
     ]
-    rows = tables.outcomes.query(
-        "checkpoint == 'p20' and recipe == 'rl' and step == 20 and benchmark == 'easy'"
-    )
+    rows = tables.outcomes.query("checkpoint == 'p20' and recipe == 'rl' and step == 20 and benchmark == 'easy'")
     rows = rows[rows["question_id"].isin([f"easy-{i}" for i in range(6)])]
     assert rl["estimate"].iloc[-1] == pytest.approx(100 * (rows["correct"] / rows["n"]).mean())
     with pytest.raises(UserError, match="no checkpoint.*'p21'.*p20, p88"):

@@ -320,12 +320,9 @@ def test_nothing_is_left_behind(end):
     code = (
         "import sys; from excursions import grade, math_worker\n"
         "assert grade.is_correct('a+b', 'b+a')\n"
-        "print(math_worker._worker.process.pid, flush=True)\n"
-        + ("" if end == "normal" else "sys.stdin.read()")
+        "print(math_worker._worker.process.pid, flush=True)\n" + ("" if end == "normal" else "sys.stdin.read()")
     )
-    caller = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    caller = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     worker = int(caller.stdout.readline())
     if end == "killed":
         caller.kill()
@@ -334,9 +331,7 @@ def test_nothing_is_left_behind(end):
     caller.stdout.close()
     for _ in range(300):
         state = Path(f"/proc/{worker}/stat")
-        if (
-            not state.exists() or state.read_text().rsplit(")")[1].split()[0] == "Z"
-        ):  # gone, or only to be reaped
+        if not state.exists() or state.read_text().rsplit(")")[1].split()[0] == "Z":  # gone, or only to be reaped
             return
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)

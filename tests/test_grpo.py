@@ -24,9 +24,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def tiny_model(
-    seed: int = 0, rows: int = ROWS, attention: str = "sdpa", kv_heads: int = 4
-) -> Olmo2ForCausalLM:
+def tiny_model(seed: int = 0, rows: int = ROWS, attention: str = "sdpa", kv_heads: int = 4) -> Olmo2ForCausalLM:
     torch.manual_seed(seed)
     config = Olmo2Config(
         vocab_size=rows,

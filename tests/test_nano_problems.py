@@ -67,9 +67,7 @@ def test_splits_are_disjoint_and_difficulty_grows(questions):
     texts = [normalize(q.text) for rows in vars(questions).values() for q in rows]
     assert len(texts) == len(set(texts))
     equations = {
-        name: np.mean(
-            [len(problems.EQUATION.findall(q.solutions[0])) for q in questions.test if q.benchmark == name]
-        )
+        name: np.mean([len(problems.EQUATION.findall(q.solutions[0])) for q in questions.test if q.benchmark == name])
         for name in ("easy", "hard")
     }
     assert equations["hard"] > equations["easy"] + 1.5
@@ -77,9 +75,7 @@ def test_splits_are_disjoint_and_difficulty_grows(questions):
 
 def test_questions_do_not_depend_on_the_test_sets_size(questions):
     """The splits are drawn in order, so a larger test set keeps the training questions."""
-    larger = corpus.question_set(
-        replace(SMOKE.questions, train_easy=60, train_hard=30, validation=20, test=50)
-    )
+    larger = corpus.question_set(replace(SMOKE.questions, train_easy=60, train_hard=30, validation=20, test=50))
     assert larger.train == questions.train and larger.validation == questions.validation
 
 
@@ -136,9 +132,7 @@ def test_tokens_round_trip_and_unknown_words_are_seen(questions):
             assert tokenizer.unk_token_id not in ids
             assert len(ids) == problems.count_tokens(text)
     assert tokenizer("xylophone").input_ids == [tokenizer.unk_token_id]
-    assert (
-        build_tokenizer(["b", "a", "12"]).get_vocab().keys() == build_tokenizer(["a", "b"]).get_vocab().keys()
-    )
+    assert build_tokenizer(["b", "a", "12"]).get_vocab().keys() == build_tokenizer(["a", "b"]).get_vocab().keys()
 
 
 def test_prompts_are_the_shown_examples_then_the_question(questions):

@@ -60,11 +60,7 @@ def test_running_twice_gives_the_same_bytes(project):
     page = first[made[-1]].decode()
     assert len(page) < 1_000_000
     assert "<svg" in page and "Chinchilla" in page and "rl-expands" in page
-    assert (
-        str(project) not in page
-        and "Traceback" not in page
-        and "http" not in page.replace("http://www.w3.org", "")
-    )
+    assert str(project) not in page and "Traceback" not in page and "http" not in page.replace("http://www.w3.org", "")
 
 
 def test_mistakes_are_told_with_what_is_accepted(project, tmp_path):
@@ -79,17 +75,13 @@ def test_mistakes_are_told_with_what_is_accepted(project, tmp_path):
 def test_a_failing_cell_is_named_and_the_old_report_stays(tmp_path):
     cells = [
         nbformat.v4.new_code_cell('scale = "nano"\nroot = ".."', metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell(
-            "from excursions.params import UserError\nraise UserError('results/x is gone')"
-        ),
+        nbformat.v4.new_code_cell("from excursions.params import UserError\nraise UserError('results/x is gone')"),
     ]
     (tmp_path / "notebooks").mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "early_rl.ipynb")
     report = tmp_path / "reports" / "nano" / "early_rl.html"
     report.parent.mkdir(parents=True)
     report.write_text("old")
-    with pytest.raises(
-        UserError, match="early_rl, code cell 3 .*from excursions.*UserError: results/x is gone"
-    ):
+    with pytest.raises(UserError, match="early_rl, code cell 3 .*from excursions.*UserError: results/x is gone"):
         notebook.run("early_rl", "nano", tmp_path)
     assert report.read_text() == "old"

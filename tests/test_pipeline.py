@@ -32,7 +32,5 @@ def test_smoke_runs_everything_and_a_second_time_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert svg.read_bytes() == before
-    assert (
-        "Stage 'early_rl@smoke' is cached" in done.stdout or "Running stage 'early_rl@smoke'" in done.stdout
-    )
+    assert "Stage 'early_rl@smoke' is cached" in done.stdout or "Running stage 'early_rl@smoke'" in done.stdout
     assert "Running stage 'train" not in done.stdout and "Running stage 'pretrain" not in done.stdout

@@ -37,9 +37,7 @@ def tables_of_run(checkpoint="p20", recipe="rl", seed=0, questions=20, samples=3
     ]
     outcomes = pd.DataFrame(rows)
     outcomes["correct"] = rng.binomial(samples, rng.beta(0.5, 1, len(rows)))
-    general = pd.DataFrame(
-        [who | {"benchmark": b, "n": 100, "correct": 50 + 10 * i} for i, b in enumerate("abc")]
-    )
+    general = pd.DataFrame([who | {"benchmark": b, "n": 100, "correct": 50 + 10 * i} for i, b in enumerate("abc")])
     training = pd.DataFrame([who | {"step": step, "reward": step / 2, "sft_loss": 1.5} for step in (1, 2)])
     return outcomes, general, training
 

@@ -73,9 +73,7 @@ def test_greedy_equals_transformers_generate(shape):
         torch.testing.assert_close(torch.tensor(completions[0].logprobs), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "shape", [{}, {"kv_heads": 2}, {"tied": True}, {"vocab_size": PADDED_VOCAB}], ids=str
-)
+@pytest.mark.parametrize("shape", [{}, {"kv_heads": 2}, {"tied": True}, {"vocab_size": PADDED_VOCAB}], ids=str)
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 def test_logprobs_equal_a_full_forward(shape, temperature):
     model = tiny_model(**shape)
@@ -106,9 +104,7 @@ def test_the_eos_ends_a_completion_and_belongs_to_it():
 def test_an_eos_in_the_last_place_is_an_eos():
     model = tiny_model()
     prompts = prompts_of(4)
-    completion = TorchEngine(model, None, VOCAB).generate(prompts, [[1]], max_new_tokens=1, temperature=1)[0][
-        0
-    ]
+    completion = TorchEngine(model, None, VOCAB).generate(prompts, [[1]], max_new_tokens=1, temperature=1)[0][0]
     again = TorchEngine(model, completion.token_ids[0], VOCAB).generate(
         prompts, [[1]], max_new_tokens=1, temperature=1
     )[0][0]
@@ -121,9 +117,7 @@ def test_neither_batching_nor_order_nor_company_changes_a_sample():
     seeds = seeds_of(prompts, 3)
 
     def sample(prompts, seeds, **limit):
-        return TorchEngine(model, EOS, VOCAB, **limit).generate(
-            prompts, seeds, max_new_tokens=40, temperature=1.0
-        )
+        return TorchEngine(model, EOS, VOCAB, **limit).generate(prompts, seeds, max_new_tokens=40, temperature=1.0)
 
     def tokens(groups):
         return [[c.token_ids for c in completions] for completions in groups]
@@ -204,13 +198,7 @@ def test_seeds_are_stable_and_do_not_collide():
         uniforms([0, 2**63 - 1], 2),
         [[0.8833108082136426, 0.43152799704850997], [0.5572490742492745, 0.6693562358305625]],
     )
-    seeds = {
-        sample_seed(r, s, f"q{q}", i)
-        for r in range(3)
-        for s in range(11)
-        for q in range(40)
-        for i in range(32)
-    }
+    seeds = {sample_seed(r, s, f"q{q}", i) for r in range(3) for s in range(11) for q in range(40) for i in range(32)}
     assert len(seeds) == 3 * 11 * 40 * 32
     assert all(0 <= seed < 2**63 for seed in seeds)
     # a separator inside an id cannot make two samples the same
@@ -234,13 +222,9 @@ def test_bad_requests_are_explained():
     model = tiny_model()
     engine = TorchEngine(model, None, VOCAB)
 
-    def refused(
-        message, prompts=([1, 2],), seeds=((0,),), error=UserError, max_new_tokens=4, temperature=1.0
-    ):
+    def refused(message, prompts=([1, 2],), seeds=((0,),), error=UserError, max_new_tokens=4, temperature=1.0):
         with pytest.raises(error, match=message):
-            engine.generate(
-                list(prompts), list(seeds), max_new_tokens=max_new_tokens, temperature=temperature
-            )
+            engine.generate(list(prompts), list(seeds), max_new_tokens=max_new_tokens, temperature=temperature)
 
     refused(
         "Prompt 0 has 120 tokens; with max_new_tokens 9 that is 129.*context is 128",

@@ -28,9 +28,7 @@ def project(suite, tmp_path):
 def contents(folder):
     """Everything of a run but its clock."""
     training = pd.read_parquet(folder / "training.parquet").drop(columns=TIMES, errors="ignore")
-    files = {
-        f.name: f.read_bytes() for f in folder.iterdir() if f.name not in ("run.json", "training.parquet")
-    }
+    files = {f.name: f.read_bytes() for f in folder.iterdir() if f.name not in ("run.json", "training.parquet")}
     about = json.loads((folder / "run.json").read_text())
     return files, training.to_csv(), about["model_sha256"], about["fingerprint"]
 
@@ -100,11 +98,7 @@ def test_all_recipes_side_by_side_keep_the_contract_and_are_not_computed_twice(p
     assert train_runs(more, smoke, project) == more[-1:]
     assert "7 of 8 runs are there already, 1 to compute" in capsys.readouterr().out
     plan = runs.describe_plan([*wanted, Run("smoke", "main", "p20", "rl", 0)], smoke, project)
-    assert (
-        plan[0].endswith("there")
-        and "to compute, about" in plan[-2]
-        and plan[-1].startswith("to compute: about")
-    )
+    assert plan[0].endswith("there") and "to compute, about" in plan[-2] and plan[-1].startswith("to compute: about")
 
 
 def test_parameters_and_checkpoint_decide_what_is_current(project, smoke):
@@ -127,9 +121,7 @@ def test_a_failed_run_is_told_and_the_others_are_complete(project, smoke):
     with pytest.raises(UserError, match="1 of 2 runs failed") as error:
         train_runs([broken, fine], smoke, project)
     assert (
-        "p20 base seed-0" in str(error.value)
-        and "damaged" in str(error.value)
-        and "git checkout" in str(error.value)
+        "p20 base seed-0" in str(error.value) and "damaged" in str(error.value) and "git checkout" in str(error.value)
     )
     assert is_current(fine, smoke, project) and not broken.folder(project).exists()
 
@@ -146,9 +138,7 @@ def test_two_processes_cannot_compute_one_run(project, smoke):
 
 
 def test_parallel_with_weight_one_is_rl(suite, smoke):
-    scale = replace(
-        smoke, rl=replace(smoke.rl, steps=2), parallel=replace(smoke.parallel, steps=2, rl_weight=1.0)
-    )
+    scale = replace(smoke, rl=replace(smoke.rl, steps=2), parallel=replace(smoke.parallel, steps=2, rl_weight=1.0))
     models = []
     for recipe in ("rl", "parallel"):
         model, tokenizer = load_model(suite / "checkpoints/smoke/main/p88")

@@ -1,6 +1,5 @@
 """SFT: what is learned from, in which order, and its loss; parallel averaging at its ends."""
 
-
 import pytest
 import torch
 
@@ -63,9 +62,7 @@ def test_loss_counts_completion_tokens_only_and_padding_changes_nothing(checkpoi
         losses.append(model(input_ids=ids, labels=labels).loss.item())
         tokens.append(len(e.completion_ids))
     expected = sum(loss * n for loss, n in zip(losses, tokens, strict=True)) / sum(tokens)
-    assert completion_loss(model, examples, tokenizer.pad_token_id).item() == pytest.approx(
-        expected, abs=1e-5
-    )
+    assert completion_loss(model, examples, tokenizer.pad_token_id).item() == pytest.approx(expected, abs=1e-5)
     flipped = completion_loss(model, examples[::-1], tokenizer.eos_token_id).item()
     assert flipped == pytest.approx(expected, abs=1e-5)
 

@@ -42,9 +42,7 @@ def test_impossible_counts_are_refused(n, correct, k):
 
 
 def test_pass_at_k_agrees_with_the_cases_of_lighteval(shared):
-    lines = (
-        (shared / "data" / "grading_cases" / "metric_cases.jsonl").read_text(encoding="utf-8").splitlines()
-    )
+    lines = (shared / "data" / "grading_cases" / "metric_cases.jsonl").read_text(encoding="utf-8").splitlines()
     cases = [case for case in map(json.loads, lines) if case["metric"].startswith("pass_at_k")]
     checked = 0
     for case in cases:

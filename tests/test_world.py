@@ -156,9 +156,7 @@ def test_answers_are_right(world, items):
             assert item["choices"][item["gold"]] == told
     for item in items["piqa"]:
         tool = item["choices"][item["gold"]]
-        assert any(
-            f" {a} the {t} " in f" {item['context']} " and tool == right for a, t, right in world.goals
-        )
+        assert any(f" {a} the {t} " in f" {item['context']} " and tool == right for a, t, right in world.goals)
 
 
 @pytest.mark.parametrize("name", [n for n in BENCHMARKS if n != "lambada"])

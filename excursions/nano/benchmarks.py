@@ -31,10 +31,7 @@ def spread(candidates: Sequence, n: int, rng: random.Random) -> list:
     if not 1 <= n <= len(candidates):
         raise UserError(f"{n} items of a general benchmark were asked for; accepted: 1 to {len(candidates)}.")
     edges = [len(candidates) * i // n for i in range(n + 1)]
-    return [
-        candidates[low + int(rng.random() * (high - low))]
-        for low, high in zip(edges, edges[1:], strict=False)
-    ]
+    return [candidates[low + int(rng.random() * (high - low))] for low, high in zip(edges, edges[1:], strict=False)]
 
 
 def with_choices(context: str, answer: str, others: Sequence[str], n: int, rng: random.Random) -> dict:
@@ -72,9 +69,7 @@ def make_hellaswag(world: World, n: int, rng: random.Random) -> list[dict]:
         # The other choices are what is done at this point of other scripts: same verb, other objects.
         doing, _ = world.scripts[script]
         others = {world.steps[s][step]: None for s, (other, _) in enumerate(world.scripts) if other == doing}
-        items.append(
-            with_choices(f"{opening} {told} . then", world.steps[script][step], list(others), 4, rng)
-        )
+        items.append(with_choices(f"{opening} {told} . then", world.steps[script][step], list(others), 4, rng))
     return items
 
 

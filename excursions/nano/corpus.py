@@ -62,9 +62,7 @@ def question_set(params: Questions) -> QuestionSet:
             if solutions:
                 taken.add(key)
                 name = f"{benchmark}-{split}-{number:04d}"
-                splits[split].append(
-                    Question(name, benchmark, split, problem.text, str(problem.answer), solutions)
-                )
+                splits[split].append(Question(name, benchmark, split, problem.text, str(problem.answer), solutions))
                 number += 1
     return QuestionSet(**{split: tuple(found) for split, found in splits.items()})
 
@@ -178,9 +176,7 @@ def token_blocks(params: Questions, start_block: int = 0) -> Iterator[np.ndarray
             if part == "math":
                 document = math_document(rng)
             else:
-                document = (
-                    reasoning_document(rng) if part == "reasoning" else world.general_document(land, rng)
-                )
+                document = reasoning_document(rng) if part == "reasoning" else world.general_document(land, rng)
             counts[part] += problems.count_tokens(document) + 1
             documents.append(document + end)
         encoded = encoder(documents, add_special_tokens=False, return_attention_mask=False).input_ids

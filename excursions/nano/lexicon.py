@@ -5,7 +5,8 @@ FIRST = """mara tovi lena oska rudo ines pavo sila bram yuna keld nora otis vera
 LAST = """voss tull harn brandt okoro lind sato moss ferro quill dahl reyes stone wolf hale baker marsh
     kern abel frost""".split()
 VALUES = {
-    "home": """bako sundel firth morin calder vasto elm hollow pirna drava norrby tessin lorca gant ulmo berga""".split(),
+    "home": """bako sundel firth morin calder vasto elm hollow pirna drava norrby tessin lorca gant ulmo
+        berga""".split(),
     "job": """teacher farmer doctor painter singer driver cook tailor sailor nurse judge writer dancer miner
         pilot guard""".split(),
     "pet": "cat dog goat horse rabbit parrot turtle snake duck mouse pony hen lamb crow frog fish".split(),
@@ -29,9 +30,7 @@ FACT_QUESTIONS = {
 
 KIND_FIRST = "marsh hill river forest desert cave storm moon winter night".split()
 KIND_LAST = """lumo drin pelk snib orral vint grub tasp muro jask felu wimp corin bazz zeb hest""".split()
-FAMILIES = (
-    "bird beetle lizard flower tree mushroom whale bear ape spider shark worm snail bat weed berry".split()
-)
+FAMILIES = "bird beetle lizard flower tree mushroom whale bear ape spider shark worm snail bat weed berry".split()
 PROPERTIES = {
     "can": "fly swim climb dig sing glow jump hide".split(),
     "eats": "seeds grass leaves roots meat moss mud flies".split(),
@@ -65,9 +64,7 @@ SCRIPT_OPENINGS = (
 STEPS_PER_SCRIPT = 5
 
 ACTIONS = "break bend lock move shine wash scrape seal split sharpen hold measure pull melt".split()
-TOOLS = (
-    "hammer saw knife needle shovel torch pump drill broom crane magnet sponge axe lever clamp ruler".split()
-)
+TOOLS = "hammer saw knife needle shovel torch pump drill broom crane magnet sponge axe lever clamp ruler".split()
 TOOLS_PER_ACTION = 4
 GOALS = ("to {a} the {t} , use the", "if you need to {a} the {t} , take the", "you can {a} the {t} with the")
 GOAL_REVERSED = "the {tool} is used to {a} the {t} ."

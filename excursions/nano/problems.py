@@ -66,7 +66,7 @@ ANSWER_FORMAT = "#### {answer}"  # what the reward reads; GSM8K's form
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Operations per problem, the largest number told, and the share of problems with a sentence that does not matter."""
+    """Operations per problem, the largest number told, the share of problems with a sentence that does not matter."""
 
     operations: tuple[int, int]
     largest: int
@@ -131,11 +131,7 @@ def make_problem(rng: random.Random, difficulty: Difficulty) -> Problem:
 
     compare = None
     if compare_kind:
-        k = (
-            2 + int(draw() * (difficulty.largest - 1))
-            if compare_kind == "+"
-            else difficulty.factors[int(draw() * 2)]
-        )
+        k = 2 + int(draw() * (difficulty.largest - 1)) if compare_kind == "+" else difficulty.factors[int(draw() * 2)]
         compare = (compare_kind, k)
         sentences.append((MORE if compare_kind == "+" else TIMES).format(k=k, **words))
         value += _apply(value, compare_kind, k)
@@ -147,9 +143,7 @@ def make_problem(rng: random.Random, difficulty: Difficulty) -> Problem:
     return Problem(text, start, tuple(steps), compare, name, he, other, thing, value)
 
 
-def write_solution(
-    problem: Problem, rng: random.Random, ending: str = ANSWER_FORMAT, plain: float = 0.0
-) -> str:
+def write_solution(problem: Problem, rng: random.Random, ending: str = ANSWER_FORMAT, plain: float = 0.0) -> str:
     """One correct solution. `plain` is the probability of the derivation that follows the story step by step."""
     equations = _derive(problem, rng, simple=rng.random() < plain)
     wording = WORDINGS[int(rng.random() * len(WORDINGS))]
@@ -191,9 +185,7 @@ def verify(problem: Problem, solution: str) -> None:
             raise ValueError(f"false equation '{equation}' in: {solution}")
         needs = {int(a), int(b)} if parts is left else {int(whole)}
         if not needs <= known:
-            raise ValueError(
-                f"'{equation}' uses {needs - known}, which was neither told nor derived: {solution}"
-            )
+            raise ValueError(f"'{equation}' uses {needs - known}, which was neither told nor derived: {solution}")
         known |= {int(a), int(b), int(whole)}
         result = int(whole) if parts is left else None
     if result != problem.answer or not solution.endswith(str(problem.answer)):
@@ -293,18 +285,31 @@ def _bare(problem: Problem, equations: list[Equation]) -> str:
 
 def _story(problem: Problem, equations: list[Equation]) -> str:
     told = {
-        "gain": f"{problem.he} gets more so", "loss": f"{problem.he} has less so", "grow": f"{problem.he} has many times more so",
-        "share": f"{problem.he} keeps a part so", "gains": f"{problem.he} gets in all", "losses": f"{problem.he} loses in all",
-        "more": f"{problem.other} has", "total": "together they have", "split": "note that",
-    }  # fmt: skip
-    return f"{problem.name} has {problem.start} . " + " ".join(
-        f"{told[e[0]]} {_equation(e)}" for e in equations
-    )
+        "gain": f"{problem.he} gets more so",
+        "loss": f"{problem.he} has less so",
+        "grow": f"{problem.he} has many times more so",
+        "share": f"{problem.he} keeps a part so",
+        "gains": f"{problem.he} gets in all",
+        "losses": f"{problem.he} loses in all",
+        "more": f"{problem.other} has",
+        "total": "together they have",
+        "split": "note that",
+    }
+    return f"{problem.name} has {problem.start} . " + " ".join(f"{told[e[0]]} {_equation(e)}" for e in equations)
 
 
 def _orders(problem: Problem, equations: list[Equation]) -> str:
-    told = {"gain": "add :", "loss": "take away :", "grow": "multiply :", "share": "divide :", "gains": "sum of gains :",
-            "losses": "sum of losses :", "more": "the other :", "total": "all :", "split": "write"}  # fmt: skip
+    told = {
+        "gain": "add :",
+        "loss": "take away :",
+        "grow": "multiply :",
+        "share": "divide :",
+        "gains": "sum of gains :",
+        "losses": "sum of losses :",
+        "more": "the other :",
+        "total": "all :",
+        "split": "write",
+    }
     return f"start with {problem.start} . " + " ".join(f"{told[e[0]]} {_equation(e)}" for e in equations)
 
 

@@ -89,12 +89,10 @@ class World:
         pronouns = ["she" if i % 2 else "he" for i in self.first_of]
         # Sentences by [person][attribute][wording]: with the name, with a pronoun, of the unnamed friend.
         self._named = [
-            [[w.format(n=n, v=told[a][p]) for w in lex.FACTS[a]] for a in lex.FACTS]
-            for p, n in enumerate(self.people)
+            [[w.format(n=n, v=told[a][p]) for w in lex.FACTS[a]] for a in lex.FACTS] for p, n in enumerate(self.people)
         ]
         self._pronoun = [
-            [[w.format(n=n, v=told[a][p]) for w in lex.FACTS[a][:2]] for a in lex.FACTS]
-            for p, n in enumerate(pronouns)
+            [[w.format(n=n, v=told[a][p]) for w in lex.FACTS[a][:2]] for a in lex.FACTS] for p, n in enumerate(pronouns)
         ]
         self._of_friend = [
             [
@@ -120,8 +118,7 @@ class World:
             for p in lex.PROPERTIES
         }
         self._memberships = [
-            [w.format(k=k, f=f) for w in lex.MEMBERSHIP]
-            for k, f in zip(self.kinds, self.family_of, strict=True)
+            [w.format(k=k, f=f) for w in lex.MEMBERSHIP] for k, f in zip(self.kinds, self.family_of, strict=True)
         ]
         self._rules = [[f"every {f} {p} {self.rule[p][f]} ." for p in lex.PROPERTIES] for f in lex.FAMILIES]
         self.is_held_out_kind = [rng.random() < HELD_OUT_KINDS for _ in self.kinds]
@@ -143,10 +140,7 @@ class World:
             for s, (d, _) in enumerate(self.scripts)
         ]
         self._script_texts = [
-            [
-                f"{self.script_opening(s, w)} {' . then '.join(self.steps[s])} ."
-                for w in range(len(lex.SCRIPT_OPENINGS))
-            ]
+            [f"{self.script_opening(s, w)} {' . then '.join(self.steps[s])} ." for w in range(len(lex.SCRIPT_OPENINGS))]
             for s in range(len(self.scripts))
         ]
         self._scripts_frequency = zipf_cumulative(len(self.scripts))
@@ -154,12 +148,9 @@ class World:
     def _make_goals(self, rng: random.Random) -> None:
         self.tools_of = {a: shuffled(lex.TOOLS, rng)[: lex.TOOLS_PER_ACTION] for a in lex.ACTIONS}
         tools = {a: dealt(self.tools_of[a], len(lex.THINGS), rng) for a in lex.ACTIONS}
-        self.goals = shuffled(
-            [(a, t, tools[a][i]) for a in lex.ACTIONS for i, t in enumerate(lex.THINGS)], rng
-        )
+        self.goals = shuffled([(a, t, tools[a][i]) for a in lex.ACTIONS for i, t in enumerate(lex.THINGS)], rng)
         self._goal_texts = [
-            [f"{w.format(a=a, t=t)} {tool} ." for w in lex.GOALS]
-            + [lex.GOAL_REVERSED.format(a=a, t=t, tool=tool)]
+            [f"{w.format(a=a, t=t)} {tool} ." for w in lex.GOALS] + [lex.GOAL_REVERSED.format(a=a, t=t, tool=tool)]
             for a, t, tool in self.goals
         ]
         self._goals_frequency = zipf_cumulative(len(self.goals))
@@ -260,16 +251,12 @@ class World:
             story, last = self.put_story(rng, reserved=False)
         else:
             person = self._asked_people[bisect(self._asked_people_frequency, rng.random())]
-            story, last = self.fact_story(
-                rng, person, lex.ATTRIBUTES[int(rng.random() * len(lex.ATTRIBUTES))]
-            )
+            story, last = self.fact_story(rng, person, lex.ATTRIBUTES[int(rng.random() * len(lex.ATTRIBUTES))])
         return f"{story} {last} ."
 
     def _script_document(self, rng: random.Random) -> str:
         script = bisect(self._scripts_frequency, rng.random())
-        wording = (
-            self.reserved_script_wording(script) + 1 + int(rng.random() * (len(lex.SCRIPT_OPENINGS) - 1))
-        )
+        wording = self.reserved_script_wording(script) + 1 + int(rng.random() * (len(lex.SCRIPT_OPENINGS) - 1))
         return self._script_texts[script][wording % len(lex.SCRIPT_OPENINGS)]
 
     def _tools_document(self, rng: random.Random) -> str:

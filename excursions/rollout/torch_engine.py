@@ -181,9 +181,7 @@ class TorchEngine:
 
         logits_p, cache = self._prefill([prompts[p] for p in chosen], prompt_b)
         if not torch.isfinite(logits_p).all():
-            raise UserError(
-                "The model's logits are not finite: its file is damaged or its training diverged."
-            )
+            raise UserError("The model's logits are not finite: its file is damaged or its training diverged.")
         logits_b = logits_p[prompt_b]
         alive_b = torch.arange(len(rows), device=device)  # which row of the outputs each row of the batch is
         for t in range(max_new_tokens):
@@ -265,9 +263,7 @@ class TorchEngine:
         self, prompts: list[list[int]], seeds_pg: list[list[int]], max_new_tokens: int, temperature: float
     ) -> None:
         if len(prompts) != len(seeds_pg):
-            raise ValueError(
-                f"{len(prompts)} prompts but seeds for {len(seeds_pg)}: give one list of seeds a prompt."
-            )
+            raise ValueError(f"{len(prompts)} prompts but seeds for {len(seeds_pg)}: give one list of seeds a prompt.")
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {max_new_tokens}: it must be at least 1.")
         if not 0 <= temperature < float("inf"):
@@ -322,9 +318,7 @@ class _Cache:
         q = q.unflatten(1, (k.shape[1], -1))  # (B, K, R, D)
         own, own_log_sum = self._attend_own(i, q, self.unwritten_mask[place])
         in_buckets = zip(*(bucket.attend(i, q) for bucket in self.buckets), strict=True)
-        prompt, prompt_log_sum = (
-            torch.cat(z, dim=1).index_select(1, self.place_b).transpose(0, 1) for z in in_buckets
-        )
+        prompt, prompt_log_sum = (torch.cat(z, dim=1).index_select(1, self.place_b).transpose(0, 1) for z in in_buckets)
         return own.lerp(prompt, (prompt_log_sum - own_log_sum).sigmoid()).flatten(1)
 
     def _attend_own(self, i: int, q: Tensor, unwritten_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -440,9 +434,7 @@ def _draw(logits_b: Tensor, uniform_b: Tensor, temperature: float) -> tuple[Tens
 
 def _check_architecture(model: Olmo2ForCausalLM) -> None:
     if not isinstance(model, Olmo2ForCausalLM):
-        raise UserError(
-            f"The embedded engine runs Olmo2ForCausalLM only, not {type(model).__name__}; use vLLM."
-        )
+        raise UserError(f"The embedded engine runs Olmo2ForCausalLM only, not {type(model).__name__}; use vLLM.")
     config = model.config
     needed = {
         "hidden_act": (config.hidden_act, "silu"),
@@ -452,6 +444,4 @@ def _check_architecture(model: Olmo2ForCausalLM) -> None:
     }
     for key, (found, accepted) in needed.items():
         if found != accepted:
-            raise UserError(
-                f"config.json: {key} is {found!r}; the embedded engine runs {accepted!r} only; use vLLM."
-            )
+            raise UserError(f"config.json: {key} is {found!r}; the embedded engine runs {accepted!r} only; use vLLM.")

@@ -1,0 +1,61 @@
+"""What is committed is what this code computes: fingerprints, the suite, and the first step of one run."""
+
+from pathlib import Path
+
+import pytest
+
+from excursions import params, pretrain, results
+from excursions.model import load_model
+from excursions.recipes import training
+from excursions.rollout.torch_engine import TorchEngine
+from excursions.runs import Run, is_current
+
+ROOT = Path(__file__).parents[1]
+STUDY = params.load(ROOT / "params.yaml")
+NANO = STUDY.nano
+
+
+def test_every_run_of_the_study_is_there_and_current():
+    wanted = [Run("nano", "main", c, r, s) for c in STUDY.checkpoints for r in STUDY.recipes for s in STUDY.seeds]
+    assert [run.name for run in wanted if not is_current(run, NANO, ROOT)] == []
+
+
+def test_the_suite_is_that_of_params_yaml():
+    suite = results.load_suite(ROOT, "nano")
+    assert suite["fingerprint"] == pretrain.fingerprint(NANO)
+    for name in NANO.pretrain.save:
+        model, _ = load_model(ROOT / "checkpoints/nano/main" / name)
+        assert sum(p.numel() for p in model.parameters()) == suite["parameters"]
+
+
+def test_tables_are_complete_and_hold_the_contract():
+    outcomes, general = results.load_outcomes(ROOT, "nano"), results.load_general(ROOT, "nano")
+    first, last = outcomes[outcomes.step == 0], results.last_step(outcomes)
+    for table in (first, last):
+        sizes = table.groupby(["checkpoint", "recipe", "seed", "benchmark"]).size()
+        assert (sizes == NANO.questions.test).all()
+    assert (outcomes.n == NANO.evaluate.samples).all() and outcomes.correct.between(0, outcomes.n).all()
+    assert (general.groupby(["checkpoint", "recipe", "seed"]).size() == 6).all()
+    difference = results.load_training(ROOT, "nano")["sampling/sampling_logp_difference/max"]
+    assert difference.max() < 1e-2  # what is sampled is what is scored
+
+
+def test_base_is_not_saturated_at_the_last_checkpoint():
+    """The difficulty of the questions leaves room above the base model."""
+    table = results.pass_at_k_table(results.last_step(results.load_outcomes(ROOT, "nano")))
+    base = table[(table.recipe == "base") & (table.checkpoint == STUDY.checkpoints[-1]) & (table.k == 32)]
+    solved = base.set_index("benchmark").estimate
+    assert solved["easy"] < 80 and solved["hard"] < 50
+
+
+def test_the_first_step_of_rl_comes_out_again():
+    """Another processor rounds otherwise and may draw a few other tokens, hence the tolerance."""
+    run = Run("nano", "main", STUDY.checkpoints[-1], "rl", STUDY.seeds[0])
+    log = results.load_training(ROOT, "nano")
+    logged = log[(log.checkpoint == run.checkpoint) & (log.recipe == "rl") & (log.seed == run.seed)].iloc[0]
+    model, tokenizer = load_model(run.checkpoint_folder(ROOT))
+    engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
+    metrics = training("rl", model, tokenizer, engine, NANO, run.seed).update(1)
+    assert metrics["reward"] == pytest.approx(logged["reward"], abs=0.02)
+    assert metrics["completions/mean_length"] == pytest.approx(logged["completions/mean_length"], rel=0.03)
+    assert metrics["entropy"] == pytest.approx(logged["entropy"], rel=0.03)
