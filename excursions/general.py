@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def evaluate_general(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    was_training = model.training
+    was_training, random_state = model.training, random.getstate()
     try:
         with _quiet():
             manager = TaskManager(
@@ -66,6 +67,7 @@ def evaluate_general(
             found = evaluate(harness_model, loaded, limit=source.limit, bootstrap_iters=0, log_samples=False)
     finally:
         model.train(was_training)
+        random.setstate(random_state)  # the harness draws from it
     rows = []
     for name, task in source.tasks.items():
         n = found["n-samples"][task]["effective"]

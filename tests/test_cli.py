@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 def project(suite, tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(suite / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     return tmp_path
 
 
@@ -101,7 +102,7 @@ def test_sample_evaluate_and_plan_on_a_checkpoint(project, capsys):
     assert "[gold:" in printed[0] and len(printed) == 4 and all(line[:5] in ("right", "wrong") for line in printed[1:])
     assert main(["evaluate", *where, "--questions", "2"]) == 0
     assert "validation questions, 0-shot" in capsys.readouterr().out
-    assert main(["plan", *where, "--recipe", "rl"]) == 0
+    assert main(["plan", *where, "--checkpoint", "p88", "--recipe", "rl"]) == 0
     assert "to compute" in capsys.readouterr().out
 
 
