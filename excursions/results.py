@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from excursions import statistics
+from excursions import params, statistics
 from excursions.files import whole_folder
 from excursions.params import RECIPES, UserError
 
@@ -168,15 +168,22 @@ def load_suite(root: Path | str, scale: str, suite: str = "main") -> dict:
 
 
 def load_tables(root: Path | str, scale: str) -> Tables:
-    """Outcomes, general benchmarks and parameter counts of all suites of a scale that have results."""
+    """Outcomes, general benchmarks and parameter counts of all suites of a scale that have results.
+
+    Only of the checkpoints, recipes and seeds that root/params.yaml names: a cell taken out of the study keeps its
+    results on disk and leaves the figures. (A folder of results without params.yaml is taken whole.)
+    """
     folder = Path(root) / "results" / scale
     suites = sorted({"main", *(path.name for path in folder.glob("[!.]*") if path.is_dir())})
-    return Tables(
-        scale,
-        pd.concat([load_outcomes(root, scale, suite) for suite in suites], ignore_index=True),
-        pd.concat([load_general(root, scale, suite) for suite in suites], ignore_index=True),
-        {suite: load_suite(root, scale, suite)["parameters"] for suite in suites},
-    )
+    outcomes = pd.concat([load_outcomes(root, scale, suite) for suite in suites], ignore_index=True)
+    general = pd.concat([load_general(root, scale, suite) for suite in suites], ignore_index=True)
+    if (file := Path(root) / "params.yaml").is_file():
+        study = params.load(file)
+        named = {"checkpoint": study.checkpoints, "recipe": study.recipes, "seed": study.seeds}
+        outcomes, general = (
+            table[table[list(named)].isin(named).all(axis=1)].reset_index(drop=True) for table in (outcomes, general)
+        )
+    return Tables(scale, outcomes, general, {suite: load_suite(root, scale, suite)["parameters"] for suite in suites})
 
 
 def chinchilla(tokens: pd.Series | float, parameters: int) -> pd.Series | float:

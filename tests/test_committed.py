@@ -29,7 +29,8 @@ def test_the_suite_is_that_of_params_yaml():
 
 
 def test_tables_are_complete_and_hold_the_contract():
-    outcomes, general = results.load_outcomes(ROOT, "nano"), results.load_general(ROOT, "nano")
+    tables = results.load_tables(ROOT, "nano")
+    outcomes, general = tables.outcomes, tables.general
     first, last = outcomes[outcomes.step == 0], results.last_step(outcomes)
     for table in (first, last):
         sizes = table.groupby(["checkpoint", "recipe", "seed", "benchmark"]).size()

@@ -3,6 +3,7 @@ name.
 """
 
 import errno
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from synthetic import make_study
 
 from excursions import results, statistics
 from excursions.params import UserError
@@ -270,3 +272,17 @@ def test_general_table_has_the_benchmarks_and_their_mean(tmp_path):
     width = table["ci_high"] - table["ci_low"]
     assert width["average"] < width[["a", "b", "c"]].min()
     np.testing.assert_allclose(width["a"], 4 * 5, atol=1.5)  # 2 x 1.96 x sqrt(0.5 x 0.5 / 100)
+
+
+def test_tables_hold_the_cells_that_params_yaml_names(tmp_path):
+    root = make_study(tmp_path)
+    everything = results.load_tables(root, "nano")
+    keep = sorted(everything.outcomes.checkpoint.unique())[-1]
+    text = (Path(__file__).parents[1] / "params.yaml").read_text()
+    text = re.sub(r"(?m)^checkpoints:.*$", f"checkpoints: [{keep}]", text)
+    text = re.sub(r"(?m)^recipes:.*$", "recipes: [base, rl]", text)
+    (root / "params.yaml").write_text(text)
+    tables = results.load_tables(root, "nano")
+    for table in (tables.outcomes, tables.general):
+        assert set(table.checkpoint) == {keep} and set(table.recipe) == {"base", "rl"}
+    assert set(everything.outcomes.recipe) > {"base", "rl"}
