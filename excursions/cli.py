@@ -88,9 +88,15 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def notebook(args: argparse.Namespace) -> None:
     """Runs one notebook and writes its figures, claims and report."""
+    import yaml
+
     from excursions.notebook import run
 
-    run(args.name, args.scale, args.root)
+    wrong = [pair for pair in args.parameter if "=" not in pair]
+    if wrong:
+        raise UserError(f"--parameter {wrong[0]}: accepted: name=value, e.g. checkpoint=p56.")
+    given = dict(pair.split("=", 1) for pair in args.parameter)
+    print(run(args.name, args.scale, args.root, {name: yaml.safe_load(value) for name, value in given.items()}))
 
 
 def claims(args: argparse.Namespace) -> None:
@@ -250,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--general", action="store_true", help="the six general benchmarks too")
     added = command(notebook, suite=False)
     added.add_argument("name", help="name of a notebook, e.g. early_rl")
+    added.add_argument("-p", "--parameter", nargs="+", default=[], metavar="NAME=VALUE", help="of its parameters cell")
     added = command(claims, suite=False)
     added.add_argument("--json", action="store_true", help="as JSON")
     which_runs(command(plan))

@@ -65,6 +65,8 @@ def test_help_is_quick_and_lists_the_commands():
         (["grade", "--pred", "5"], "grade needs --pred and --gold, or --jsonl FILE"),
         (["grade", "--jsonl", "nowhere.jsonl"], "nowhere.jsonl"),
         (["notebook", "early_lr", "--scale", "smoke"], "early_rl"),
+        (["notebook", "early_rl", "--scale", "smoke", "-p", "rooot=x"], "Did you mean 'root'?"),
+        (["notebook", "early_rl", "--scale", "smoke", "-p", "root"], "accepted: name=value"),
     ],
 )
 def test_mistakes_are_one_sentence(project, capsys, monkeypatch, command, said):
