@@ -38,9 +38,7 @@ def run_smoke(root: Path, keep: Path | None = None) -> Path:
         params = re.sub(r"(?m)^checkpoints:.*$", f"checkpoints: {CHECKPOINTS}", params, count=1)
         (copy / "params.yaml").write_text(params, encoding="utf-8")
         _git(copy, "init", "--quiet")
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        environment = os.environ | {"PATH": path, "PYTHONPATH": str(copy)}
-        done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=copy, env=environment)
+        done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=copy, env=environment(copy))
         if done.returncode:
             raise UserError(f"the smoke run failed in {copy}; its last lines above say why (--keep FOLDER keeps it).")
         made = sorted(str(f.relative_to(copy)) for f in (copy / "figures").rglob("*.svg"))
@@ -48,6 +46,12 @@ def run_smoke(root: Path, keep: Path | None = None) -> Path:
         return copy
     finally:
         shutil.rmtree(parent, ignore_errors=True)
+
+
+def environment(copy: Path) -> dict[str, str]:
+    """Environment variables with which the stages of a copy run this interpreter and the copy's own code."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return os.environ | {"PATH": path, "PYTHONPATH": str(copy)}
 
 
 def _git(folder: Path, *command: str) -> str:

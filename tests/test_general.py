@@ -3,6 +3,7 @@
 import io
 import random
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,11 +102,14 @@ def test_is_repeatable_quiet_and_leaves_everything_as_it_was(model, tokenizer, m
 
 
 def test_hub_source_names_the_harness_own_tasks():
-    from lm_eval.tasks import TaskManager
+    from lm_eval import tasks
 
     source = hub_source(0)
     assert tuple(source.tasks) == BENCHMARKS and source.limit is None and hub_source(50).limit == 50
-    assert set(source.tasks.values()) <= set(TaskManager().all_tasks)
+    # Only these five folders: reading all of the harness's task files takes most of a minute.
+    folders = [Path(tasks.__file__).parent / name for name in ("lambada", "hellaswag", "arc", "piqa", "openbookqa")]
+    known = tasks.TaskManager(include_path=folders, include_defaults=False).all_tasks
+    assert set(source.tasks.values()) <= set(known)
 
 
 def test_harness_own_tasks_run(model, tokenizer, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from excursions.params import RECIPES
-from excursions.smoke import CHECKPOINTS, run_smoke
+from excursions.smoke import CHECKPOINTS, environment, run_smoke
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +29,9 @@ def test_smoke_runs_everything_and_a_second_time_nothing(tmp_path):
     svg = copy / "figures/smoke/early_rl.svg"
     before = svg.read_bytes()
     svg.unlink()
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=copy, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro"], cwd=copy, env=environment(copy), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert svg.read_bytes() == before
     assert "Stage 'early_rl@smoke' is cached" in done.stdout or "Running stage 'early_rl@smoke'" in done.stdout
