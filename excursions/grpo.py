@@ -14,10 +14,13 @@ What is done
 - A prompt is computed once for all its completions, which attend to its keys and values under autograd.
 - The sampler's temperature divides the logits of the score, and ids at or above `vocab_size` (padded rows
   of the embedding) have no probability, as in the sampler: what is sampled is what is scored.
+- Several processes hold the same groups and share the passes through the model; the gradient is their sum.
 
 What is left out, and why
-- No importance correction between sampler and trainer: both compute the same distribution. Their difference
-  is a metric.
+- The embedded engine and the trainer compute the same distribution, and their difference is a metric. For an engine
+  with other kernels or precision there is the truncated importance weight min(p trainer / p sampler, cap) of each
+  token (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"; TRL's
+  `vllm_importance_sampling_correction`), and nothing finer.
 - No bonus for length, format or entropy, no filter of truncated completions: the reward is the answer.
 - No optimizer: the gradient is left in `.grad`, because `parallel` needs it before the step.
 
@@ -37,6 +40,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache
 
 from excursions.params import UserError
+from excursions.processes import Processes
 from excursions.rollout.sampler import Completion
 
 EPSILON = 1e-4  # added to the standard deviation of a group, as in TRL
@@ -66,19 +70,23 @@ def grpo_loss(
     clip: float,
     kl: float = 0.0,
     ref_logp_bt: Tensor | None = None,
+    importance_bt: Tensor | None = None,
     denominator: float | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Token-level GRPO loss, and its metrics: the share of tokens clipped and (with `kl`) the mean KL.
 
     `denominator` is the number of completion tokens of the whole batch; None: these rows are the whole batch.
+    `importance_bt` are weights (without gradient) of the tokens for a sampler that is not quite the old policy.
     The KL is ratio * (exp(d) - d - 1) with d = log p_ref - log p: equation 4 of arXiv 2402.03300 under the
     importance weight of arXiv 2512.02556, without which its gradient is not that of the KL, even on-policy.
     """
-    tokens = mask_bt.sum()
+    tokens = mask_bt.sum().clamp(min=1)
     advantage_b1 = advantage_b[:, None]
     ratio_bt = torch.exp(logp_bt - old_logp_bt)
     clipped_bt = ratio_bt.clamp(1 - clip, 1 + clip)
     loss_bt = -torch.minimum(ratio_bt * advantage_b1, clipped_bt * advantage_b1)
+    if importance_bt is not None:
+        loss_bt = loss_bt * importance_bt
     with torch.no_grad():
         outside_bt = ((ratio_bt < 1 - clip) & (advantage_b1 < 0)) | ((ratio_bt > 1 + clip) & (advantage_b1 > 0))
         metrics = {"clip_ratio/region_mean": ((outside_bt * mask_bt).sum() / tokens).item()}
@@ -101,13 +109,15 @@ def completion_logprobs(
     *,
     temperature: float = 1.0,
     vocab_size: int | None = None,
+    always_pass: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score completions -> log-probabilities, entropies (without gradient) and a mask of 0 and 1, all (b, t).
 
     `completions[p]` are those of `prompts[p]`; rows are in that order, padded on the right, 0 where the
     mask is 0. Each prompt goes through the model once. Its last position scores the first token of its
     completions, its keys and values are what they attend to, and autograd sums their gradients back into
-    the one prompt.
+    the one prompt. `always_pass`: go through the model also for rows of one token, which need it not: the number of
+    passes then depends on the number of rows alone, as a sharded model needs.
     """
     device = next(model.parameters()).device
     prompt_b = torch.tensor([p for p, group in enumerate(completions) for _ in group], device=device)
@@ -137,8 +147,9 @@ def completion_logprobs(
         target_bt = token_bt[row_b, : int(length_b[row_b[-1]])]
         logits_b1v = first_logits_pv[row_prompt_b, None]
         logp_bt, entropy_bt = _score(logits_b1v, target_bt[:, :1], temperature, vocab_size)
-        if target_bt.shape[1] > 1:
-            input_bt = target_bt[:, :-1]  # the last token of the longest row predicts nothing
+        n_inputs = target_bt.shape[1] - 1  # the last token of the longest row predicts nothing
+        if n_inputs or always_pass:
+            input_bt = target_bt[:, : max(1, n_inputs)]
             position_t = torch.arange(input_bt.shape[1], device=device)
             is_input_bt = torch.ones_like(input_bt, dtype=torch.bool)
             output = model(
@@ -148,9 +159,12 @@ def completion_logprobs(
                 past_key_values=_rows_of(prefill.past_key_values, row_prompt_b),
                 use_cache=True,
             )
-            rest_logp_bt, rest_entropy_bt = _score(output.logits, target_bt[:, 1:], temperature, vocab_size)
-            logp_bt = torch.cat([logp_bt, rest_logp_bt], 1)
-            entropy_bt = torch.cat([entropy_bt, rest_entropy_bt], 1)
+            if n_inputs:
+                rest_logp_bt, rest_entropy_bt = _score(output.logits, target_bt[:, 1:], temperature, vocab_size)
+                logp_bt = torch.cat([logp_bt, rest_logp_bt], 1)
+                entropy_bt = torch.cat([entropy_bt, rest_entropy_bt], 1)
+            else:
+                logp_bt = logp_bt + 0.0 * output.logits.sum()  # so that its backward pass is made too
         padding = (0, longest - logp_bt.shape[1])
         logps.append(nn.functional.pad(logp_bt, padding))
         entropies.append(nn.functional.pad(entropy_bt, padding))
@@ -170,6 +184,8 @@ def rl_gradients(
     micro_batch: int = 64,
     vocab_size: int | None = None,
     first_pass: dict[tuple[int, int], Tensor] | None = None,
+    importance_cap: float | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, float]:
     """Add the gradient of the GRPO loss of this batch to `.grad`; return the step's metrics, named as in TRL.
 
@@ -183,6 +199,9 @@ def rl_gradients(
             them. The first fills it with its log-probabilities by (group, completion); for the later ones
             these are the old policy, and the clip acts. Without it the policy is its own old policy and
             every ratio is 1.
+        importance_cap: weigh each token by min(p old policy / p sampler, cap); None: no weights.
+        processes: those of the job, each called with the same groups; None: this one alone. `.grad` is the sum over
+            all of them, and so are the metrics.
 
     `entropy` is the model's; groups left out of the forward pass enter with -log p of their sampled tokens.
     `sampling/...` is |log p of the trainer - log p of the sampler| over the scored tokens (NaN: none scored).
@@ -199,20 +218,26 @@ def rl_gradients(
     dropped = set(range(len(groups))) - set(scored)
     scored.sort(key=lambda p: len(groups[p].prompt_ids))  # prompts of similar length together: less padding
     rows = [(p, g) for p in scored for g in range(len(groups[p].completions))]
-    totals = {"loss": 0.0, "clip_ratio/region_mean": 0.0, "kl": 0.0}
-    entropy_sum = -sum(sum(completion.logprobs) for p in dropped for completion in groups[p].completions)
+    totals = {"loss": 0.0, "clip_ratio/region_mean": 0.0, "kl": 0.0, "entropy": 0.0}
+    dropped_entropy = -sum(sum(completion.logprobs) for p in dropped for completion in groups[p].completions)
     gaps = []
-    scoring = {"temperature": temperature, "vocab_size": vocab_size}
-    for start in range(0, len(rows), micro_batch):
-        batch = rows[start : start + micro_batch]
+    several = processes is not None and processes.count > 1
+    scoring = {"temperature": temperature, "vocab_size": vocab_size, "always_pass": several}
+    for batch, weight_b in _passes(rows, micro_batch, processes if several else None):
         prompts, completions = _by_prompt(groups, batch)
         logp_bt, entropy_bt, mask_bt = completion_logprobs(model, prompts, completions, **scoring)
+        mask_bt = mask_bt * torch.tensor(weight_b, device=mask_bt.device)[:, None]
         old_logp_bt = logp_bt.detach()
+        sampler_logps = [torch.tensor(groups[p].completions[g].logprobs) for p, g in batch]
         if first_pass is not None:
             for row, (p, g) in enumerate(batch):
                 length = len(groups[p].completions[g].token_ids)
                 first_pass.setdefault((p, g), old_logp_bt[row, :length])
             old_logp_bt = pad_sequence([first_pass[key] for key in batch], batch_first=True)
+        importance_bt = None
+        if importance_cap is not None:
+            sampler_logp_bt = pad_sequence(sampler_logps, batch_first=True).to(old_logp_bt.device)
+            importance_bt = torch.exp(old_logp_bt - sampler_logp_bt).clamp(max=importance_cap)
         ref_logp_bt = None
         if kl:
             with torch.no_grad():
@@ -226,6 +251,7 @@ def rl_gradients(
             clip=clip,
             kl=kl,
             ref_logp_bt=ref_logp_bt,
+            importance_bt=importance_bt,
             denominator=denominator,
         )
         loss.backward()
@@ -233,11 +259,15 @@ def rl_gradients(
         totals["loss"] += loss.item()
         for name, value in metrics.items():
             totals[name] += value * share
-        entropy_sum += entropy_bt.sum().item()
-        sampled = torch.cat([torch.tensor(groups[p].completions[g].logprobs) for p, g in batch])
-        gaps.append((logp_bt.detach()[mask_bt > 0].cpu() - sampled).abs())
+        totals["entropy"] += (entropy_bt * (mask_bt > 0)).sum().item()
+        counted = [logps for logps, weight in zip(sampler_logps, weight_b, strict=True) if weight]
+        gaps.append((logp_bt.detach()[mask_bt > 0].cpu() - torch.cat([*counted, torch.zeros(0)])).abs())
+    gap = torch.cat([*gaps, torch.zeros(0)])
+    if several:
+        processes.sum_gradients(model)
+        totals = processes.sum(totals)
+        gap = torch.tensor(processes.join(gap.tolist()))
 
-    gap = torch.cat(gaps) if gaps else torch.tensor([math.nan])
     prompt_tokens = sum(len(group.prompt_ids) * len(group.completions) for group in groups)
     stops = [completion.stop_reason for group in groups for completion in group.completions]
     metrics = {
@@ -246,14 +276,37 @@ def rl_gradients(
         "frac_reward_zero_std": no_signal_p.float().mean().item(),
         "completions/mean_length": denominator / len(lengths),
         "completions/clipped_ratio": stops.count("length") / len(stops),
-        "entropy": entropy_sum / denominator,
+        "entropy": (dropped_entropy + totals["entropy"]) / denominator,
         "loss": totals["loss"],
         "clip_ratio/region_mean": totals["clip_ratio/region_mean"],
         "num_tokens": prompt_tokens + denominator,
         "sampling/sampling_logp_difference/mean": gap.mean().item(),
-        "sampling/sampling_logp_difference/max": gap.max().item(),
+        "sampling/sampling_logp_difference/max": gap.max().item() if len(gap) else math.nan,
     }
     return metrics | ({"kl": totals["kl"]} if kl else {})
+
+
+def _passes(
+    rows: list[tuple[int, int]], micro_batch: int, processes: Processes | None
+) -> list[tuple[list[tuple[int, int]], list[float]]]:
+    """This process's micro batches: rows (group, completion), and for each its weight.
+
+    With several processes all micro batches have one size, filled up with rows of weight 0, and each process gets the
+    same number of them: sharded models need the same passes in all processes.
+    """
+    if processes is None:
+        micro_batches = [rows[start : start + micro_batch] for start in range(0, len(rows), micro_batch)]
+        return [(batch, [1.0] * len(batch)) for batch in micro_batches]
+    if not rows:
+        return []
+    size = min(micro_batch, math.ceil(len(rows) / processes.count))
+    padding = -len(rows) % size
+    weighted = [(row, 1.0) for row in rows] + [(rows[-1], 0.0)] * padding
+    micro_batches = [weighted[start : start + size] for start in range(0, len(weighted), size)]
+    return [
+        ([row for row, _ in batch], [weight * pass_weight for _, weight in batch])
+        for batch, pass_weight in processes.share_passes(micro_batches)
+    ]
 
 
 def _rows_of(cache: Cache, prompt_b: Tensor) -> Cache:

@@ -1,8 +1,10 @@
-"""OLMo2 models as Hugging Face folders: build, load, save."""
+"""Models as Hugging Face folders: build and save OLMo2, load any causal language model."""
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 from pathlib import Path
 
 import torch
@@ -12,14 +14,16 @@ from transformers import (
     AutoTokenizer,
     Olmo2Config,
     Olmo2ForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging as transformers_logging
 
 from excursions.files import whole_folder
 from excursions.params import Model, UserError
 
-disable_progress_bar()  # of loading and saving, which take no time here
+transformers_logging.disable_progress_bar()  # of loading and saving, which take no time here
 
 
 def build_model(params: Model, tokenizer: PreTrainedTokenizerFast, seed: int) -> Olmo2ForCausalLM:
@@ -41,23 +45,97 @@ def build_model(params: Model, tokenizer: PreTrainedTokenizerFast, seed: int) ->
     return Olmo2ForCausalLM(config)
 
 
-def load_model(folder: Path) -> tuple[Olmo2ForCausalLM, PreTrainedTokenizerFast]:
-    """Model (fp32, evaluation mode) and tokenizer of a checkpoint folder.
+def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model (fp32, evaluation mode) and tokenizer of a checkpoint folder, of any architecture transformers has.
 
-    Raises UserError if the folder is missing or a file of it is missing or damaged.
+    A tokenizer without a padding token pads with its end token: every loss masks padding by position, so the end
+    token is learned all the same. Raises UserError if the folder is missing, a file of it is missing or damaged, the
+    weights do not fit config.json, or the tokenizer does not fit the model.
     """
-    remedy = f"Restore it with `git checkout -- {folder}`, or train it again with `excursions pretrain`."
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise UserError(f"The checkpoint {folder} has no file {name}. {remedy}")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"The checkpoint {folder} has no file config.json. {_remedy(folder)}")
+    weight_files(folder)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its table of weights that do not fit is our one sentence
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"The checkpoint {folder} is damaged ({error}). {remedy}") from None
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"The checkpoint {folder} is damaged ({_first_line(error)}). {_remedy(folder)}") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    # transformers would go on, with random numbers for weights that are missing or of another shape
+    for kind, what in (("missing", "lacks {}"), ("unexpected", "has {} besides"), ("mismatched", "has {} reshaped")):
+        if keys := sorted(key if isinstance(key, str) else key[0] for key in found[f"{kind}_keys"]):
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise UserError(
+                f"The checkpoint {folder} does not fit its config.json: it {what.format(keys[0] + more)}. "
+                f"{_remedy(folder)}"
+            )
     if not all(torch.isfinite(p).all() for p in model.parameters()):
-        raise UserError(f"The checkpoint {folder} is damaged (weights that are not finite). {remedy}")
-    return model.eval(), tokenizer
+        raise UserError(f"The checkpoint {folder} is damaged (weights that are not finite). {_remedy(folder)}")
+    return model.eval(), _load_tokenizer(folder, model.get_input_embeddings().weight.shape[0])
+
+
+def _load_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint whose embedding has so many rows."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise UserError(
+            f"The checkpoint {folder} is damaged (tokenizer: {_first_line(error)}). {_remedy(folder)}"
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"The tokenizer of {folder} has no end-of-text token, with which every solution ends; "
+            f"name one as eos_token in its tokenizer_config.json."
+        )
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"The tokenizer of {folder} has {len(tokenizer)} tokens, but the model's embedding only {rows} rows: it is "
+            f"the tokenizer of another model. {_remedy(folder)}"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # not in the model's config, where its embedding would not be learned
+    return tokenizer
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that make a checkpoint: its weights, tokenizer.json and config.json.
+
+    Weights are what transformers would load: model.safetensors, or its index and shards, or the same as
+    pytorch_model.bin. Raises UserError naming a file that is missing.
+    """
+    files = [folder / "model.safetensors"]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            files = [folder / name]
+            break
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{index} is damaged ({_first_line(error)}). {_remedy(folder)}") from None
+            files = [index, *(folder / shard for shard in shards)]
+            break
+    files += [folder / "tokenizer.json", folder / "config.json"]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"The checkpoint {folder} has no file {file.name}. {_remedy(folder)}")
+    return files
+
+
+def _remedy(folder: Path) -> str:
+    return (
+        f"Restore it (`git checkout -- {folder}`; if it was downloaded, delete the folder and start again), "
+        f"or train it again with `excursions pretrain`."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def save_model(model: Olmo2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, dtype: str) -> None:

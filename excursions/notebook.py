@@ -79,6 +79,7 @@ def _execute(notebook: Path, wanted: dict[str, object]):
                 progress_bar=False,
                 start_timeout=600,  # seconds; a busy machine is slow, not broken
                 config=Config({"KernelManager": {"transport": "ipc"}}),  # no open port
+                shutdown_kernel="immediate",  # a kernel asked politely prints an error about its interruption
             )
     except papermill.PapermillExecutionError as error:
         last = (str(error.evalue).strip() or "no message").splitlines()[-1]

@@ -17,6 +17,7 @@ import yaml
 
 RECIPES = ("base", "rl", "sft", "sft_gold", "sft_rl", "sft_gold_rl", "parallel")
 SCALES = ("smoke", "nano", "paper")
+ENGINES = ("torch", "transformers", "vllm")
 
 
 class UserError(Exception):
@@ -41,6 +42,7 @@ class Pretrain:
 
     tokens: int
     batch_size: int  # sequences of `context` tokens
+    micro_batch: int | None  # sequences of one process in one forward pass; null = all of its part of the batch
     learning_rate: float  # peak
     final_learning_rate_ratio: float  # the cosine ends at this share of the peak
     warmup_steps: int
@@ -130,17 +132,61 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """What samples the completions."""
+
+    name: str  # "torch" (embedded, OLMo2), "transformers" (its own generation, any architecture) or "vllm"
+    max_logp_difference: float  # nats; a run stops if sampler and trainer differ by more on average over a step
+    importance_cap: float | None  # weight tokens by min(p trainer / p sampler, cap); null = no correction
+    kv_cache_gb: float  # memory of one process for keys and values (vllm)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where public data come from: each a hub name, a local folder, or a .jsonl(.gz) or .parquet file."""
+
+    tokenizer: str
+    stream: str  # pretraining documents, column "text"
+    stream_config: str | None  # configuration of that dataset
+    train: str  # in the schema of OpenMathInstruct-1
+    easy_train: str  # GSM8K, for the examples in few-shot prompts
+    easy_test: str
+    hard_train: str  # MATH, for the same
+    hard_test: str
+    general: str | None  # folder of local copies of the six general benchmarks; null = the hub
+
+
+@dataclass(frozen=True)
 class Scale:
     """One block of params.yaml: everything that distinguishes a scale from another."""
 
     model: Model
     pretrain: Pretrain
     questions: Questions
+    hub: Hub | None  # null where questions.source is nano
     rl: Rl
     sft: Sft
     parallel: Parallel
     evaluate: Evaluate
+    engine: Engine
     workers: int
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A checkpoint of a public suite."""
+
+    revision: str  # branch, tag or commit of the hub; a folder of that name in a local suite
+    tokens: int  # seen in pretraining
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Public checkpoints that runs can start from instead of our own pretraining."""
+
+    model: str  # hub name, or a local folder
+    total_tokens: int
+    checkpoints: dict[str, Revision]
 
 
 @dataclass(frozen=True)
@@ -151,6 +197,7 @@ class Study:
     checkpoints: tuple[str, ...]
     recipes: tuple[str, ...]
     seeds: tuple[int, ...]
+    suites: dict[str, Suite]
     smoke: Scale
     nano: Scale
     paper: Scale
@@ -185,6 +232,9 @@ def load(path: Path | str = "params.yaml") -> Study:
         one_of(name, RECIPES, f"recipe (key 'recipes' of {path})")
     for name in SCALES:
         _check_scale(study.scale(name), name, path)
+    for suite in study.suites.values():
+        for checkpoint in suite.checkpoints:
+            percent(checkpoint)
     for name in study.checkpoints:
         for scale in study.scales:
             one_of(
@@ -219,6 +269,9 @@ def _check_scale(scale: Scale, name: str, path: Path) -> None:
     if not 0 <= scale.parallel.rl_weight <= 1:
         raise UserError(f"{path}: {name}.parallel.rl_weight is {scale.parallel.rl_weight}; accepted: 0 to 1.")
     one_of(scale.questions.source, ("nano", "hub"), f"source (key '{name}.questions.source' of {path})")
+    one_of(scale.engine.name, ENGINES, f"engine (key '{name}.engine.name' of {path})")
+    if scale.questions.source == "hub" and scale.hub is None:
+        raise UserError(f"{path}: {name}.questions.source is 'hub', but {name}.hub is null; say there where data are.")
     one_of(
         scale.pretrain.dtype,
         ("float32", "float16", "bfloat16"),
@@ -244,8 +297,17 @@ def _build(kind: type, raw: object, path: str, prefix: str) -> typing.Any:
 
 
 def _value(hint: typing.Any, raw: object, path: str, key: str) -> typing.Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if raw is None:
+            return None
+        hint = next(inner for inner in typing.get_args(hint) if inner is not type(None))
     if dataclasses.is_dataclass(hint):
         return _build(hint, raw, path, key + ".")
+    if typing.get_origin(hint) is dict:
+        if not isinstance(raw, dict):
+            raise UserError(f"{path}: '{key}' must be a mapping of names, found {raw!r}.")
+        inner = typing.get_args(hint)[1]
+        return {str(name): _value(inner, value, path, f"{key}.{name}") for name, value in raw.items()}
     if typing.get_origin(hint) is tuple:
         if not isinstance(raw, list):
             raise UserError(f"{path}: '{key}' must be a list, found {raw!r}.")
@@ -253,10 +315,6 @@ def _value(hint: typing.Any, raw: object, path: str, key: str) -> typing.Any:
         if inner[-1] is not Ellipsis and len(inner) != len(raw):
             raise UserError(f"{path}: '{key}' must have {len(inner)} values, found {raw!r}.")
         return tuple(_value(inner[0], item, path, f"{key}[{i}]") for i, item in enumerate(raw))
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        if raw is None:
-            return None
-        hint = next(inner for inner in typing.get_args(hint) if inner is not type(None))
     if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
         return float(raw)
     if hint is not bool and isinstance(raw, bool) or not isinstance(raw, hint):

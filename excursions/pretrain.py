@@ -1,6 +1,7 @@
 """Next-token prediction on the stream; writes the suite of checkpoints (paper, section 2: OLMo2, AdamW, cosine).
 
-Interrupted, it goes on from its last saved state and ends with the same bytes.
+Interrupted, it goes on from its last saved state and ends with the same bytes. Several processes (see `processes`) each
+compute their part of every batch, and each reads the whole stream.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from transformers import PreTrainedTokenizerFast
 
+from excursions import hub
 from excursions.files import Progress, whole_file, write_json
 from excursions.model import build_model, count_parameters, save_model
 from excursions.nano import corpus
 from excursions.params import Pretrain, Scale, UserError, percent
+from excursions.processes import Processes, clip_gradients
 
 PRETRAINING_CODE = 1  # raise it when a change to the code alters what pretraining computes
 SAVE_EVERY = 100  # steps between saved states
@@ -32,63 +34,55 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
 
     folder: where the suite goes: one Hugging Face folder per checkpoint, suite.json and pretraining.parquet.
     scratch: where the state of an unfinished run is kept; emptied at the end.
+    Raises UserError if the batch cannot be split evenly over the processes.
     """
-    params, questions = scale.pretrain, scale.questions
-    if questions.source != "nano":
-        raise UserError(
-            f"questions.source is '{questions.source}', whose pretraining stream is not part of this version; "
-            f"accepted: nano. See docs/paper-scale.md."
-        )
+    params = scale.pretrain
     wanted = fingerprint(scale)
     if _suite_is_current(folder, params.save, wanted):
         print(f"the suite in {folder} is there already", flush=True)
         return
     torch.set_num_threads(params.threads)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    tokenizer = corpus.tokenizer(questions.seed)
-    model = build_model(scale.model, tokenizer, params.seed)
+    processes = Processes()
+    if params.batch_size % processes.count:
+        raise UserError(
+            f"pretrain.batch_size is {params.batch_size}, which {processes.count} processes cannot share evenly; "
+            f"accepted: a number of processes that divides it."
+        )
+    tokenizer, stream = open_stream(scale)
+    model = processes.place(build_model(scale.model, tokenizer, params.seed))
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
-    model, optimizer = accelerator.prepare(model, optimizer)
 
     steps = total_steps(scale)
     save_at = {max(1, round(steps * percent(name) / 100)): name for name in params.save}
-    state_file = scratch / "pretrain.pt"
-    state = {"fingerprint": wanted, "step": 0, "block": 0, "used": 0, "log": []}
-    saved = torch.load(state_file, weights_only=True) if state_file.is_file() else {"fingerprint": None}
-    if saved["fingerprint"] == wanted:
-        state = saved
-        accelerator.unwrap_model(model).load_state_dict(state.pop("model"))
-        optimizer.load_state_dict(state.pop("optimizer"))
-    batches = _batches(scale, state["block"], state["used"])
-    progress = Progress("pretraining", steps, state["step"])
-    rank, ranks = accelerator.process_index, accelerator.num_processes
+    states = scratch / "pretrain"
+    state = processes.load_about(states)
+    if state and state["fingerprint"] == wanted:
+        processes.load_tensors(states, model, [optimizer])
+        stream.load_state_dict(state["stream"])
+    else:
+        state = {"fingerprint": wanted, "step": 0, "log": []}
+    progress = Progress("pretraining", steps, state["step"], quiet=not processes.is_main)
 
     for step in range(state["step"] + 1, steps + 1):
-        block, used, batch = next(batches)
-        ids_bt = torch.from_numpy(batch[rank::ranks]).to(accelerator.device)
+        batch = stream.next_batch()
         learning_rate = cosine(step, steps, params)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        loss = next_token_loss(model, ids_bt)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), params.max_grad_norm)
+        loss = batch_gradients(model, batch, params.micro_batch, processes)
+        norm = clip_gradients(model, params.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        shown = accelerator.reduce(loss.detach(), "mean").item()
-        state["log"].append([step, step * batch.size, shown, float(norm), learning_rate])
-        progress.step(loss=shown)
-        if step in save_at and accelerator.is_main_process:
-            save_model(accelerator.unwrap_model(model), tokenizer, folder / save_at[step], params.dtype)
-        if step % SAVE_EVERY == 0 and accelerator.is_main_process:
-            state |= {"step": step, "block": block, "used": used}
-            weights = {
-                "model": accelerator.unwrap_model(model).state_dict(),
-                "optimizer": optimizer.state_dict(),
-            }
-            with whole_file(state_file) as temporary:
-                torch.save(state | weights, temporary)
+        state["log"].append([step, step * batch.size, loss, norm, learning_rate])
+        progress.step(loss=loss)
+        if step in save_at:
+            plain = processes.plain(model)
+            if processes.is_main:
+                save_model(plain, tokenizer, folder / save_at[step], params.dtype)
+        if step % SAVE_EVERY == 0:
+            state |= {"step": step, "stream": stream.state_dict()}
+            processes.save_state(states, step, model, [optimizer], state)
 
-    if accelerator.is_main_process:
+    if processes.is_main:
         columns = ["step", "tokens", "loss", "grad_norm", "learning_rate"]
         with whole_file(folder / "pretraining.parquet") as temporary:
             pd.DataFrame(state["log"], columns=columns).to_parquet(temporary, index=False)
@@ -100,13 +94,40 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
             "fingerprint": wanted,
         }
         write_json(folder / "suite.json", about)
-        state_file.unlink(missing_ok=True)
+    processes.delete_state(states)
+
+
+def open_stream(scale: Scale) -> tuple[PreTrainedTokenizerFast, corpus.Stream | hub.PackedStream]:
+    """The tokenizer, and the stream of batches (batch, context) at its beginning."""
+    if scale.questions.source == "nano":
+        tokenizer = corpus.tokenizer(scale.questions.seed)
+        return tokenizer, corpus.Stream(scale.questions, scale.pretrain.batch_size, scale.model.context)
+    tokenizer = hub.load_tokenizer(scale.hub.tokenizer)
+    return tokenizer, hub.PackedStream(scale, tokenizer)
+
+
+def batch_gradients(model: torch.nn.Module, ids_bt: np.ndarray, micro_batch: int | None, processes: Processes) -> float:
+    """Adds to `.grad` the gradient of the mean cross-entropy of a batch (batch, token) that all processes have and
+    each computes a part of; returns the loss of the whole batch."""
+    own_bt = torch.from_numpy(ids_bt[processes.rank :: processes.count]).to(processes.device)
+    total = 0.0
+    for part_bt in own_bt.split(micro_batch or len(own_bt)):
+        loss = next_token_loss(model, part_bt) * (len(part_bt) / len(ids_bt))
+        loss.backward()
+        total += loss.item()
+    processes.sum_gradients(model)
+    return processes.sum({"loss": total})["loss"]
 
 
 def fingerprint(scale: Scale) -> str:
-    """Hash of everything the suite depends on: its parameters, the beginning of the stream, the version of the code."""
-    first_block = hashlib.sha256(next(corpus.token_blocks(scale.questions)).tobytes()).hexdigest()
-    about = [PRETRAINING_CODE, asdict(scale.model), asdict(scale.pretrain), first_block]
+    """Hash of everything the suite depends on: its parameters, the stream, the version of the code. A parameter that
+    is null changes nothing and is left out."""
+    if scale.questions.source == "nano":
+        stream = hashlib.sha256(next(corpus.token_blocks(scale.questions)).tobytes()).hexdigest()
+    else:
+        stream = [scale.hub.tokenizer, scale.hub.stream, scale.hub.stream_config]
+    parameters = {name: value for name, value in asdict(scale.pretrain).items() if value is not None}
+    about = [PRETRAINING_CODE, asdict(scale.model), parameters, stream]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
@@ -146,16 +167,3 @@ def cosine(step: int, steps: int, params: Pretrain) -> float:
 def total_steps(scale: Scale) -> int:
     """Optimizer steps of the whole pretraining."""
     return max(1, round(scale.pretrain.tokens / (scale.pretrain.batch_size * scale.model.context)))
-
-
-def _batches(scale: Scale, block: int, used: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(block and tokens of it used so far, batch (batch, context)) from a position of the stream."""
-    size = scale.pretrain.batch_size * scale.model.context
-    left = np.empty(0, dtype=np.int32)
-    for number, tokens in enumerate(corpus.token_blocks(scale.questions, block), start=block):
-        left = np.concatenate([left, tokens[used:] if number == block else tokens])
-        consumed = used if number == block else 0
-        while len(left) >= size:
-            batch, left = left[:size], left[size:]
-            consumed = len(tokens) - len(left)
-            yield number, consumed, batch.reshape(scale.pretrain.batch_size, scale.model.context)

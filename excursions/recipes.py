@@ -17,13 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import Olmo2ForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from excursions.evaluate import grade_completions, load_questions
 from excursions.grpo import Group, rl_gradients
 from excursions.parallel import averaged_step
-from excursions.params import Scale
+from excursions.params import Engine, Scale, UserError
 from excursions.pretrain import adamw
+from excursions.processes import Processes, clip_gradients
 from excursions.questions import build_prompt
 from excursions.rollout.sampler import Sampler, sample_seed
 from excursions.sft import batch_indices, sft_examples, sft_gradients, sft_learning_rate, sft_steps
@@ -51,25 +52,35 @@ class Training:
 
 def training(
     recipe: str,
-    model: Olmo2ForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     engine: Sampler,
     scale: Scale,
     seed: int,
+    processes: Processes | None = None,
 ) -> Training:
-    """The training of a recipe on a model (changed in place) that is a checkpoint, or its parent recipe's result."""
+    """The training of a recipe on a model (changed in place) that is a checkpoint, or its parent recipe's result.
+
+    processes: those of the job, on which the model was placed; None: this one alone.
+    """
+    if processes is None:
+        processes = Processes()
+        model = processes.place(model)
     if recipe == "base":
         return Training(0, lambda step: {}, ())
     if recipe in ("rl", "sft_rl", "sft_gold_rl"):
-        rl_update, optimizer = make_rl_update(model, tokenizer, engine, scale, seed)
+        rl_update, optimizer = make_rl_update(model, tokenizer, engine, scale, seed, processes)
         return Training(scale.rl.steps, rl_update, (optimizer,))
     if recipe in ("sft", "sft_gold"):
-        sft_update, optimizer, steps = make_sft_update(model, tokenizer, scale, seed, gold=recipe == "sft_gold")
+        gold = recipe == "sft_gold"
+        sft_update, optimizer, steps = make_sft_update(model, tokenizer, scale, seed, processes, gold)
         return Training(steps, sft_update, (optimizer,))
     assert recipe == "parallel"
     steps, batch_size = scale.parallel.steps, scale.parallel.sft_batch_size
-    rl_update, rl_optimizer = make_rl_update(model, tokenizer, engine, scale, seed)
-    sft_update, sft_optimizer, _ = make_sft_update(model, tokenizer, scale, seed, False, steps, batch_size)
+    rl_update, rl_optimizer = make_rl_update(model, tokenizer, engine, scale, seed, processes)
+    sft_update, sft_optimizer, _ = make_sft_update(
+        model, tokenizer, scale, seed, processes, gold=False, steps=steps, batch_size=batch_size
+    )
 
     def update(step: int) -> dict[str, float]:
         return averaged_step(model, lambda: rl_update(step), lambda: sft_update(step), scale.parallel.rl_weight)
@@ -78,44 +89,59 @@ def training(
 
 
 def make_rl_update(
-    model: Olmo2ForCausalLM, tokenizer: PreTrainedTokenizerBase, engine: Sampler, scale: Scale, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: Sampler,
+    scale: Scale,
+    seed: int,
+    processes: Processes,
 ) -> tuple[Callable[[int], dict[str, float]], torch.optim.Optimizer]:
-    """GRPO: sample -> grade -> advantage -> loss -> step. Reward 1 for the right final answer, else 0 (section 2)."""
+    """GRPO: sample -> grade -> advantage -> loss -> step. Reward 1 for the right final answer, else 0 (section 2).
+
+    Each process samples and grades its part of the step's questions; then all have all groups. The update raises
+    UserError if sampler and trainer differ by more than `engine.max_logp_difference`.
+    """
     params = scale.rl
     questions = load_questions(scale).train
     prompts = tokenizer(
         [build_prompt(q.text, (), scale.questions) for q in questions], add_special_tokens=False
     ).input_ids
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
-    reference = copy.deepcopy(model) if params.kl else None
+    reference = copy.deepcopy(processes.plain(model)) if params.kl else None
 
     def update(step: int) -> dict[str, float]:
         started = time.perf_counter()
         chosen = batch_indices(len(questions), params.questions_per_step, seed, step)
-        seeds_pg = [[sample_seed(seed, step, questions[i].id, g) for g in range(params.rollouts)] for i in chosen]
-        engine.load_weights(model)
+        own = processes.share(chosen)
+        seeds_pg = [[sample_seed(seed, step, questions[i].id, g) for g in range(params.rollouts)] for i in own]
+        engine.load_weights(processes.plain(model))
         found = engine.generate(
-            [prompts[i] for i in chosen],
+            [prompts[i] for i in own],
             seeds_pg,
             max_new_tokens=params.max_new_tokens,
             temperature=params.temperature,
         )
         sampled = time.perf_counter()
-        _, grades_pg = grade_completions(tokenizer, found, [questions[i].answer for i in chosen], scale.questions)
-        groups = [
-            Group(prompts[i], completions, [float(g) for g in grades])
-            for i, completions, grades in zip(chosen, found, grades_pg, strict=True)
-        ]
+        _, grades_pg = grade_completions(tokenizer, found, [questions[i].answer for i in own], scale.questions)
+        groups = processes.join(
+            [
+                Group(prompts[i], completions, [float(g) for g in grades])
+                for i, completions, grades in zip(own, found, grades_pg, strict=True)
+            ]
+        )
         graded = time.perf_counter()
         model.train()
         first_pass = {} if params.inner_steps > 1 else None
         for group in optimizer.param_groups:
             group["lr"] = params.learning_rate * min(1.0, step / max(1, params.warmup_steps))
-        for _ in range(params.inner_steps):
+        for inner_step in range(params.inner_steps):
             metrics = rl_gradients(
                 model, groups, temperature=params.temperature, clip=params.clip, kl=params.kl, ref_model=reference,
                 micro_batch=params.micro_batch, vocab_size=len(tokenizer), first_pass=first_pass,
+                importance_cap=scale.engine.importance_cap, processes=processes,
             )  # fmt: skip
+            if inner_step == 0:  # later the policy has moved
+                _check_sampler(metrics, scale.engine)
             metrics["grad_norm"] = step_optimizer(model, optimizer, params.max_grad_norm)
         model.eval()
         done = time.perf_counter()
@@ -131,10 +157,11 @@ def make_rl_update(
 
 
 def make_sft_update(
-    model: Olmo2ForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     scale: Scale,
     seed: int,
+    processes: Processes,
     gold: bool,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -152,7 +179,7 @@ def make_sft_update(
         chosen = [examples[i] for i in batch_indices(len(examples), batch_size, seed, step)]
         for group in optimizer.param_groups:
             group["lr"] = sft_learning_rate(step, steps, params)
-        metrics = sft_gradients(model, chosen, tokenizer.pad_token_id)
+        metrics = sft_gradients(model, chosen, tokenizer.pad_token_id, processes)
         metrics["sft_grad_norm"] = step_optimizer(model, optimizer, params.max_grad_norm)
         model.eval()
         return metrics | {
@@ -168,7 +195,17 @@ def step_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, max
     for p in model.parameters():
         if p.grad is None:
             p.grad = torch.zeros_like(p)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    norm = clip_gradients(model, max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()
-    return float(norm)
+    return norm
+
+
+def _check_sampler(metrics: dict[str, float], engine: Engine) -> None:
+    difference = metrics["sampling/sampling_logp_difference/mean"]
+    if difference > engine.max_logp_difference:  # NaN, when no group had a signal, is not greater
+        raise UserError(
+            f"the log-probabilities of the engine '{engine.name}' and of the trainer differ by {difference:.3g} nats a "
+            f"token on average; accepted: up to engine.max_logp_difference = {engine.max_logp_difference:g}. Either "
+            "they do not hold the same weights, or their precisions differ: raise the bound if that is what you want."
+        )

@@ -179,9 +179,19 @@ def load_tables(root: Path | str, scale: str) -> Tables:
     general = pd.concat([load_general(root, scale, suite) for suite in suites], ignore_index=True)
     if (file := Path(root) / "params.yaml").is_file():
         study = params.load(file)
-        named = {"checkpoint": study.checkpoints, "recipe": study.recipes, "seed": study.seeds}
+        # of a public suite: all that params.yaml lists of it
+        cells = [
+            (suite, checkpoint)
+            for suite in suites
+            for checkpoint in (study.suites[suite].checkpoints if suite in study.suites else study.checkpoints)
+        ]
+        named = {"recipe": study.recipes, "seed": study.seeds}
         outcomes, general = (
-            table[table[list(named)].isin(named).all(axis=1)].reset_index(drop=True) for table in (outcomes, general)
+            table[
+                pd.MultiIndex.from_frame(table[["suite", "checkpoint"]]).isin(cells)
+                & table[list(named)].isin(named).all(axis=1)
+            ].reset_index(drop=True)
+            for table in (outcomes, general)
         )
     return Tables(scale, outcomes, general, {suite: load_suite(root, scale, suite)["parameters"] for suite in suites})
 

@@ -16,8 +16,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -25,22 +26,25 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from transformers import Olmo2ForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from excursions import results
+from excursions import results, suites
 from excursions.evaluate import (
     asked_questions,
-    load_questions,
+    few_shot_examples,
+    general_source,
     measure_general,
     measure_outcomes,
     model_digest,
     questions_digest,
 )
-from excursions.files import Progress, whole_file
-from excursions.model import load_model, one_thread
+from excursions.files import Progress, file_digest, whole_file
+from excursions.general import check_source
+from excursions.model import load_model, one_thread, weight_files
 from excursions.params import Scale, UserError
+from excursions.processes import Processes, is_launched
 from excursions.recipes import PARENTS, READS, Training, training
-from excursions.rollout.torch_engine import TorchEngine
+from excursions.rollout.engines import start_engine
 
 TRAINING_CODE = 1  # raise it when a change to the code alters what a run computes: every run is then computed anew
 SAVE_EVERY = 10  # RL steps between saved states
@@ -77,23 +81,17 @@ class Run:
 
     def checkpoint_folder(self, root: Path) -> Path:
         """The model it starts from."""
-        return root / "checkpoints" / self.scale / self.suite / self.checkpoint
+        return suites.checkpoint_folder(root, self.scale, self.suite, self.checkpoint)
 
 
 def fingerprint(run: Run, scale: Scale, root: Path) -> str:
     """Hash of all that the run depends on: parameters, questions, the checkpoint's files, the version of the code."""
     parameters = {block: asdict(getattr(scale, block)) for block in READS[run.recipe]}
-    files = {}
-    for name in ("model.safetensors", "tokenizer.json", "config.json"):
-        file = run.checkpoint_folder(root) / name
-        if not file.is_file():
-            raise UserError(
-                f"The checkpoint {file.parent} has no file {name}. Restore it with `git checkout -- {file.parent}`, "
-                f"or train the suite with `excursions pretrain --scale {run.scale}`."
-            )
-        files[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    files = {file.name: file_digest(file) for file in weight_files(run.checkpoint_folder(root))}
     about = {"code": TRAINING_CODE, "recipe": run.recipe, "seed": run.seed, "parameters": parameters, "files": files,
              "questions": questions_digest(scale)}  # fmt: skip
+    if scale.engine.name != "torch":  # whose runs are what the version of the code says
+        about["engine"] = [scale.engine.name, scale.engine.importance_cap]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,7 +107,8 @@ def is_current(run: Run, scale: Scale, root: Path) -> bool:
 def train_runs(wanted: Iterable[Run], scale: Scale, root: Path) -> list[Run]:
     """Computes those of the wanted runs that are not there yet, `workers` at a time; returns them.
 
-    A run that fails does not stop the others; all failures are told at the end. Raises UserError then.
+    A run that fails does not stop the others; all failures are told at the end. Raises UserError then. Under a launcher
+    of several processes all of them compute one run after the other, together.
     """
     wanted = list(wanted)
     checkpoints = [r.checkpoint for r in wanted]
@@ -121,6 +120,13 @@ def train_runs(wanted: Iterable[Run], scale: Scale, root: Path) -> list[Run]:
     )
     if not todo:
         return []
+    if scale.questions.source == "hub":
+        check_source(general_source(scale))  # what cannot be had is told now, not after the training
+    if is_launched():
+        processes = Processes()
+        for run in todo:
+            train_run(run, scale, root, processes)
+        return todo
     progress = Progress("runs", len(todo))
     failures, waiting, working = [], list(todo), {}
     # A new process for each run, so that its peak memory is its own. The server that forks them has imported what they
@@ -167,74 +173,93 @@ def describe_plan(wanted: Iterable[Run], scale: Scale, root: Path) -> list[str]:
     return lines
 
 
-def train_run(run: Run, scale: Scale, root: Path) -> None:
-    """Trains and measures one run and writes its folder. Raises UserError if another process is at it."""
+def train_run(run: Run, scale: Scale, root: Path, processes: Processes | None = None) -> None:
+    """Trains and measures one run and writes its folder. Raises UserError if somebody else is at it.
+
+    processes: those of the job, which compute it together; None: this one alone.
+    """
     one_thread()
     torch.manual_seed(run.seed)
     started = time.time()
+    processes = processes or Processes()
     scratch = run.scratch(root)
     scratch.mkdir(parents=True, exist_ok=True)
-    with (scratch / "lock").open("w") as lock:
+    with _lock(scratch / "lock", run) if processes.is_main else nullcontext():
+        model, tokenizer = start_model(run, scale, root, processes)
+        engine = start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)
+        state = _train(run, scale, root, model, tokenizer, engine, processes)
+        identity = _identity(run, root)
+        plain = processes.plain(model)
+        general = measure_general(plain, tokenizer, scale, processes).assign(**identity)
+        if processes.is_main:
+            outcomes = pd.DataFrame(state["outcomes"]).assign(**identity)
+            log = pd.DataFrame(state["log"]).assign(**identity)
+            packages = ("torch", "transformers", "numpy", "lm_eval", "excursions")
+            about = {
+                "parameters": {block: asdict(getattr(scale, block)) for block in READS[run.recipe]},
+                "engine": asdict(scale.engine),
+                "versions": {name: version(name) for name in packages}
+                | {"python": platform.python_version(), "training_code": TRAINING_CODE},
+                "git_commit": _git_commit(root),
+                "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+                "processes": processes.describe(),
+                "wall_seconds": round(state["seconds"] + time.time() - started, 1),
+                "peak_memory_mb": _peak_memory_mb(),
+                "fingerprint": fingerprint(run, scale, root),
+                "model_sha256": model_digest(plain),
+            }
+            results.write_run(run.folder(root), outcomes, general, log, state["samples"], about)
+        processes.delete_state(scratch / "state")
+
+
+@contextmanager
+def _lock(file: Path, run: Run) -> Iterator[None]:
+    with file.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"{run.name}: another process is computing this run; wait for it or stop it.") from None
-        model, tokenizer = start_model(run, scale, root)
-        engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
-        state = _train(run, scale, root, model, tokenizer, engine)
-        identity = _identity(run, root)
-        general = measure_general(model, tokenizer, scale).assign(**identity)
-        outcomes = pd.DataFrame(state["outcomes"]).assign(**identity)
-        log = pd.DataFrame(state["log"]).assign(**identity)
-        about = {
-            "parameters": {block: asdict(getattr(scale, block)) for block in READS[run.recipe]},
-            "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "lm_eval", "excursions")}
-            | {"python": platform.python_version(), "training_code": TRAINING_CODE},
-            "git_commit": _git_commit(root),
-            "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
-            "wall_seconds": round(state["seconds"] + time.time() - started, 1),
-            "peak_memory_mb": _peak_memory_mb(),
-            "fingerprint": fingerprint(run, scale, root),
-            "model_sha256": model_digest(model),
-        }
-        results.write_run(run.folder(root), outcomes, general, log, state["samples"], about)
-        (scratch / "state.pt").unlink(missing_ok=True)
+        yield
 
 
-def start_model(run: Run, scale: Scale, root: Path) -> tuple[Olmo2ForCausalLM, PreTrainedTokenizerBase]:
-    """The model a run starts from: its checkpoint, or the result of its parent recipe (trained again if it is gone)."""
+def start_model(
+    run: Run, scale: Scale, root: Path, processes: Processes
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model a run starts from, placed on the processes: its checkpoint, or the result of its parent recipe (trained
+    again if it is gone)."""
     model, tokenizer = load_model(run.checkpoint_folder(root))
     parent = run.parent
-    if parent:
-        trained = parent.scratch(root) / "trained.pt"
-        wanted = fingerprint(parent, scale, root)
-        found = torch.load(trained, weights_only=True) if trained.is_file() else {"fingerprint": None}
-        if found["fingerprint"] == wanted:
-            model.load_state_dict(found["model"])
-        else:
-            _to_the_end(training(parent.recipe, model, tokenizer, None, scale, run.seed), parent.name)
-            _save_trained(parent, scale, root, model)
+    if parent is None:
+        return processes.place(model), tokenizer
+    trained = parent.scratch(root) / "trained.pt"
+    wanted = fingerprint(parent, scale, root)
+    found = torch.load(trained, weights_only=True) if trained.is_file() else {"fingerprint": None}
+    is_there = found["fingerprint"] == wanted
+    if is_there:
+        model.load_state_dict(found["model"])
+    model = processes.place(model)
+    if not is_there:
+        work = training(parent.recipe, model, tokenizer, None, scale, run.seed, processes)
+        _to_the_end(work, parent.name, processes)
+        _save_trained(parent, scale, root, model, processes)
     return model, tokenizer
 
 
-def _train(run: Run, scale: Scale, root: Path, model, tokenizer, engine) -> dict:
+def _train(run: Run, scale: Scale, root: Path, model, tokenizer, engine, processes: Processes) -> dict:
     """All steps of a run with the evaluations before, between and after them, from the last saved state on."""
     started = time.time()
-    work = training(run.recipe, model, tokenizer, engine, scale, run.seed)
-    state_file = run.scratch(root) / "state.pt"
+    work = training(run.recipe, model, tokenizer, engine, scale, run.seed, processes)
+    states = run.scratch(root) / "state"
     wanted = fingerprint(run, scale, root)
-    state = {"fingerprint": wanted, "step": -1, "log": [], "outcomes": [], "samples": [], "seconds": 0.0}
-    if state_file.is_file():
-        saved = torch.load(state_file, weights_only=True)
-        if saved["fingerprint"] == wanted:
-            state = saved
-            model.load_state_dict(state.pop("model"))
-            for optimizer, values in zip(work.optimizers, state.pop("optimizers"), strict=True):
-                optimizer.load_state_dict(values)
+    state = processes.load_about(states)
+    if state and state["fingerprint"] == wanted:
+        processes.load_tensors(states, model, work.optimizers)
+    else:
+        state = {"fingerprint": wanted, "step": -1, "log": [], "outcomes": [], "samples": [], "seconds": 0.0}
     before = state["seconds"]
     between = {round(work.steps * i / (scale.evaluate.between + 1)) for i in range(1, scale.evaluate.between + 1)}
-    examples = load_questions(scale).examples[: scale.evaluate.shots] if run.recipe == "base" else ()
-    progress = Progress(run.name, work.steps, max(0, state["step"]))
+    examples = few_shot_examples(scale, scale.evaluate.shots) if run.recipe == "base" else ()
+    progress = Progress(run.name, work.steps, max(0, state["step"]), quiet=not processes.is_main)
     save_every = max(SAVE_EVERY, work.steps // 10)
     for step in range(state["step"] + 1, work.steps + 1):
         if step > 0:
@@ -243,53 +268,62 @@ def _train(run: Run, scale: Scale, root: Path, model, tokenizer, engine) -> dict
             progress.step(**{name: metrics[name] for name in ("reward", "sft_loss") if name in metrics})
         if step in (0, work.steps) or step in between:
             number = scale.questions.test if step in (0, work.steps) else scale.evaluate.questions_between
-            rows, samples = _measure(run, scale, root, model, tokenizer, engine, number, examples)
+            plain = processes.plain(model)
+            rows, samples = _measure(scale, root, plain, tokenizer, engine, number, examples, processes)
             state["outcomes"] += [{"step": step, **row} for row in rows]
             state["samples"] = samples if step == work.steps else []
         state["step"] = step
         if step % save_every == 0 and step < work.steps:
             state["seconds"] = before + time.time() - started
-            weights = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in work.optimizers]}
-            with whole_file(state_file) as temporary:
-                torch.save(state | weights, temporary)
+            processes.save_state(states, step, model, work.optimizers, state)
     if run.recipe in PARENTS.values():
-        _save_trained(run, scale, root, model)
+        _save_trained(run, scale, root, model, processes)
     state["seconds"] = before
     return state
 
 
-def _measure(run: Run, scale: Scale, root: Path, model, tokenizer, engine, number: int, examples) -> tuple[list, list]:
-    """Outcomes of the present model. A model that was measured before with the same questions is not measured again:
-    the start of `sft_rl` is the end of `sft`, and all recipes without a parent start from one checkpoint."""
-    engine.load_weights(model)
+def _measure(
+    scale: Scale, root: Path, plain, tokenizer, engine, number: int, examples, processes: Processes
+) -> tuple[list, list]:
+    """Outcomes of a model. One that was measured before with the same questions is not measured again: the start of
+    `sft_rl` is the end of `sft`, and all recipes without a parent start from one checkpoint."""
     about = [
-        model_digest(model),
+        model_digest(plain),
         asdict(scale.evaluate),
         asdict(scale.questions),
         number,
         len(examples),
         TRAINING_CODE,
     ]
+    if scale.engine.name != "torch":
+        about.append(scale.engine.name)
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
     file = root / "scratch" / "measured" / f"{key}.json"
-    if not file.is_file():
+    # The main process looks, for all: two that disagree about a file would wait for each other for ever.
+    known = processes.join([file.read_text(encoding="utf-8")] if processes.is_main and file.is_file() else [])
+    if not known:
+        engine.load_weights(plain)
         asked = asked_questions(scale, "test", number)
-        rows, samples = measure_outcomes(engine, tokenizer, asked, examples, scale.questions, scale.evaluate)
-        with whole_file(file) as temporary:
-            temporary.write_text(json.dumps([rows.to_dict("records"), samples]), encoding="utf-8")
-    return json.loads(file.read_text(encoding="utf-8"))
+        rows, samples = measure_outcomes(engine, tokenizer, asked, examples, scale.questions, scale.evaluate, processes)
+        known = [json.dumps([rows.to_dict("records"), samples])]
+        if processes.is_main:
+            with whole_file(file) as temporary:
+                temporary.write_text(known[0], encoding="utf-8")
+    return json.loads(known[0])
 
 
-def _to_the_end(work: Training, label: str) -> None:
-    progress = Progress(label, work.steps)
+def _to_the_end(work: Training, label: str, processes: Processes) -> None:
+    progress = Progress(label, work.steps, quiet=not processes.is_main)
     for step in range(1, work.steps + 1):
         work.update(step)
         progress.step()
 
 
-def _save_trained(run: Run, scale: Scale, root: Path, model: torch.nn.Module) -> None:
-    with whole_file(run.scratch(root) / "trained.pt") as temporary:
-        torch.save({"fingerprint": fingerprint(run, scale, root), "model": model.state_dict()}, temporary)
+def _save_trained(run: Run, scale: Scale, root: Path, model: torch.nn.Module, processes: Processes) -> None:
+    weights = processes.plain(model).state_dict()
+    if processes.is_main:
+        with whole_file(run.scratch(root) / "trained.pt") as temporary:
+            torch.save({"fingerprint": fingerprint(run, scale, root), "model": weights}, temporary)
 
 
 def _identity(run: Run, root: Path) -> dict[str, str | int]:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase
 
 from excursions.params import Questions, Sft
+from excursions.processes import Processes
 from excursions.questions import Question, build_prompt
 
 MICRO_BATCH = 4  # examples in one forward pass
@@ -66,18 +67,26 @@ def draw(what: str, seed: int, name: str) -> random.Random:
     return random.Random(hashlib.sha256(f"{what}/{seed}/{name}".encode()).digest())
 
 
-def sft_gradients(model: torch.nn.Module, examples: Sequence[Example], pad_id: int) -> dict[str, float]:
+def sft_gradients(
+    model: torch.nn.Module, examples: Sequence[Example], pad_id: int, processes: Processes | None = None
+) -> dict[str, float]:
     """Adds to `.grad` the gradient of the mean cross-entropy per completion token; returns the loss.
 
     Examples of similar length go through the model together, so that little is padding; the split changes nothing.
+    processes: those of the job, each called with the same examples; they share the passes, and `.grad` is their sum.
     """
     ordered = sorted(examples, key=lambda e: len(e.prompt_ids) + len(e.completion_ids))
     tokens = sum(len(e.completion_ids) for e in examples)
+    micro_batches = [ordered[start : start + MICRO_BATCH] for start in range(0, len(ordered), MICRO_BATCH)]
+    passes = processes.share_passes(micro_batches) if processes else [(batch, 1.0) for batch in micro_batches]
     loss = 0.0
-    for start in range(0, len(ordered), MICRO_BATCH):
-        part = completion_loss(model, ordered[start : start + MICRO_BATCH], pad_id, tokens)
+    for batch, weight in passes:
+        part = completion_loss(model, batch, pad_id, tokens) * weight
         part.backward()
         loss += part.item()
+    if processes:
+        processes.sum_gradients(model)
+        loss = processes.sum({"loss": loss})["loss"]
     return {"sft_loss": loss, "sft_tokens": float(sum(len(e.prompt_ids) + len(e.completion_ids) for e in examples))}
 
 

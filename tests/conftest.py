@@ -1,6 +1,7 @@
 """Shared fixtures."""
 
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+DATASETS_CACHE = tempfile.TemporaryDirectory(prefix="excursions-datasets-")  # removed when the tests end
+os.environ.setdefault("HF_DATASETS_CACHE", DATASETS_CACHE.name)
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 
@@ -40,3 +44,19 @@ def suite(tmp_path_factory, smoke) -> Path:
     root = tmp_path_factory.mktemp("project")
     pretrain(smoke, root / "checkpoints" / "smoke" / "main", root / "scratch" / "smoke" / "main")
     return root
+
+
+@pytest.fixture(scope="session")
+def hub_project(tmp_path_factory, shared) -> Path:
+    """A project folder at hub scale: public text in data/, a suite with random weights, params.yaml (scale paper)."""
+    from hub_project import make_project
+
+    return make_project(tmp_path_factory.mktemp("hub") / "project", shared)
+
+
+@pytest.fixture(scope="session")
+def hub_scale(hub_project, shared):
+    """The scale of `hub_project`: questions.source is hub, its files are local, its sizes those of a test."""
+    from hub_project import make_scale
+
+    return make_scale(hub_project, shared)

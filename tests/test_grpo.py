@@ -277,7 +277,42 @@ def test_trl_kl(trl_trainer):
     assert all(parameter.grad is None for parameter in reference.parameters())
 
 
+@pytest.mark.parametrize("cap", [1.2, 1000.0])
+def test_trl_truncated_importance_weights(trl_trainer, cap):
+    """A sampler that is not quite the policy: what its log-probs say, not the policy's, weighs the tokens."""
+    model = tiny_model(rows=VOCAB)
+    groups, draw = make_groups(model), random.Random(1)
+    for group in groups:
+        for completion in group.completions:
+            completion.logprobs[:] = [logp - draw.choice([-0.4, 0.0, 0.5]) for logp in completion.logprobs]
+    _, plain = step(model, groups)
+    metrics, grads = step(model, groups, micro_batch=6, importance_cap=cap)
+    sampled = [torch.tensor(c.logprobs) for g in groups for c in g.completions]
+    with torch.no_grad():
+        exact = [logprobs_in_full(model, g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
+    ratios = [torch.exp(a - b).clamp(max=cap) for a, b in zip(exact, sampled, strict=True)]
+    trainer, inputs = trl_trainer(model), trl_inputs(groups)
+    trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
+    inputs["importance_sampling_ratio"] = torch.nn.utils.rnn.pad_sequence(ratios, batch_first=True)
+    loss, trl_grads, _ = trl_step(trainer, inputs)
+    assert metrics["loss"] == pytest.approx(loss, abs=1e-6)
+    assert_same(grads, trl_grads)
+    assert not torch.allclose(grads["lm_head.weight"], plain["lm_head.weight"], atol=1e-4)
+
+
 # --- what must not matter ---
+
+
+def test_the_extra_pass_of_one_token_rows_changes_nothing():
+    model = tiny_model()
+    prompts, completions = [[3, 4, 5], [6]], [[[7], [8]], [[9], [10], [11]]]
+    found = []
+    for always in (False, True):
+        logp_bt, _, mask_bt = completion_logprobs(model, prompts, completions, vocab_size=VOCAB, always_pass=always)
+        (logp_bt * mask_bt).sum().backward()
+        found.append((logp_bt, gradients(model)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert_same(found[1][1], found[0][1])
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 4, 8, 1000])

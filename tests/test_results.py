@@ -286,3 +286,15 @@ def test_tables_hold_the_cells_that_params_yaml_names(tmp_path):
     for table in (tables.outcomes, tables.general):
         assert set(table.checkpoint) == {keep} and set(table.recipe) == {"base", "rl"}
     assert set(everything.outcomes.recipe) > {"base", "rl"}
+    # a public suite has checkpoints of its own
+    for kind in ("results", "checkpoints"):
+        (root / kind / "nano" / "main").rename(root / kind / "nano" / "here")
+    make_study(root, checkpoints=("p20",))
+    for kind in ("results", "checkpoints"):
+        (root / kind / "nano" / "main").rename(root / kind / "nano" / "pythia-1b")
+        (root / kind / "nano" / "here").rename(root / kind / "nano" / "main")
+    for file in (root / "results" / "nano" / "pythia-1b").glob("*/*/*/*.parquet"):
+        pd.read_parquet(file).assign(suite="pythia-1b").to_parquet(file, index=False)
+    both = results.load_tables(root, "nano").outcomes
+    assert set(both[both.suite == "main"].checkpoint) == {keep} and keep != "p20"
+    assert set(both[both.suite == "pythia-1b"].checkpoint) == {"p20"}

@@ -6,6 +6,7 @@ each from its own seed, so that the stream can be entered at any block and is th
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
 from collections.abc import Callable, Iterator
@@ -182,3 +183,37 @@ def token_blocks(params: Questions, start_block: int = 0) -> Iterator[np.ndarray
         encoded = encoder(documents, add_special_tokens=False, return_attention_mask=False).input_ids
         yield np.concatenate([np.asarray(ids, dtype=np.int32) for ids in encoded])
         block += 1
+
+
+class Stream:
+    """The stream cut into batches, resumable at any of them (`hub.PackedStream` is its like for public data)."""
+
+    def __init__(self, params: Questions, batch_size: int, context: int) -> None:
+        self.params, self.shape = params, (batch_size, context)
+        self.load_state_dict({"block": 0, "used": 0})
+
+    def next_batch(self) -> np.ndarray:
+        """The next token ids (batch_size, context)."""
+        size = math.prod(self.shape)
+        while len(self.left) < size:
+            self.block += 1
+            self.length = self._read()
+        batch, self.left = self.left[:size], self.left[size:]
+        return batch.reshape(self.shape)
+
+    def state_dict(self) -> dict[str, int]:
+        """The position: the last block that was read, and how many of its tokens are used."""
+        return {"block": self.block, "used": self.length - len(self.left)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes to a position."""
+        self.block = state["block"]
+        self.blocks = token_blocks(self.params, self.block)
+        self.left = np.empty(0, dtype=np.int32)
+        self.length = self._read()
+        self.left = self.left[state["used"] :]
+
+    def _read(self) -> int:
+        tokens = next(self.blocks)
+        self.left = np.concatenate([self.left, tokens])
+        return len(tokens)

@@ -29,9 +29,10 @@ from torch import Tensor
 from transformers import Olmo2ForCausalLM
 
 from excursions.params import UserError
-from excursions.rollout.sampler import Completion, uniforms
+from excursions.rollout.sampler import Completion, check_request, check_vocabulary, draw, uniforms
 
 BLOCK = 32  # completion tokens in one block of the cache
+OTHERS = "in params.yaml, set <scale>.engine.name to transformers or vllm."  # engines of other architectures
 BUCKET_ROWS = 128  # rows whose prompts are padded to one length: with fewer, kernels cost more than padding
 
 
@@ -88,12 +89,8 @@ class TorchEngine:
     def load_weights(self, model: Olmo2ForCausalLM) -> None:
         """Copy the model's weights (a later update of the model does not show until this is called again)."""
         _check_architecture(model)
+        check_vocabulary(self.vocab_size, model)
         config = model.config
-        if self.vocab_size > config.vocab_size:
-            raise UserError(
-                f"The tokenizer has {self.vocab_size} tokens, the model's vocab_size is {config.vocab_size}: "
-                "they do not belong together. Load both from one checkpoint folder."
-            )
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.hidden_size // self.heads
         self.eps, self.context = config.rms_norm_eps, config.max_position_embeddings
@@ -138,7 +135,8 @@ class TorchEngine:
         self, prompts: list[list[int]], seeds_pg: list[list[int]], *, max_new_tokens: int, temperature: float
     ) -> list[list[Completion]]:
         """See `Sampler.generate`. UserError for a prompt that is empty, too long or has unknown ids."""
-        self._check_request(prompts, seeds_pg, max_new_tokens, temperature)
+        n_ids = len(self.embedding)
+        check_request(prompts, seeds_pg, max_new_tokens, temperature, context=self.context, n_ids=n_ids)
         completions: list[list[Completion | None]] = [[None] * len(seeds) for seeds in seeds_pg]
         for rows in self._batches(prompts, seeds_pg, max_new_tokens):
             batch = self._generate_batch(prompts, rows, max_new_tokens, temperature)
@@ -185,7 +183,7 @@ class TorchEngine:
         logits_b = logits_p[prompt_b]
         alive_b = torch.arange(len(rows), device=device)  # which row of the outputs each row of the batch is
         for t in range(max_new_tokens):
-            token_b, logp_b = _draw(logits_b, uniform_bt[alive_b, t], temperature)
+            token_b, logp_b = draw(logits_b, uniform_bt[alive_b, t], temperature)
             token_bt[alive_b, t] = token_b
             logp_bt[alive_b, t] = logp_b
             ended_b = (token_b == self.eos_token_id) & (length_b[alive_b] == max_new_tokens)
@@ -258,30 +256,6 @@ class TorchEngine:
 
     def _logits(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], self.final_norm, self.eps) @ self.head
-
-    def _check_request(
-        self, prompts: list[list[int]], seeds_pg: list[list[int]], max_new_tokens: int, temperature: float
-    ) -> None:
-        if len(prompts) != len(seeds_pg):
-            raise ValueError(f"{len(prompts)} prompts but seeds for {len(seeds_pg)}: give one list of seeds a prompt.")
-        if max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {max_new_tokens}: it must be at least 1.")
-        if not 0 <= temperature < float("inf"):
-            raise UserError(f"temperature is {temperature}: it must be 0 (greedy) or a positive number.")
-        for p, prompt in enumerate(prompts):
-            if not prompt:
-                raise UserError(f"Prompt {p} is empty: it must hold at least one token.")
-            if len(prompt) + max_new_tokens > self.context:
-                raise UserError(
-                    f"Prompt {p} has {len(prompt)} tokens; with max_new_tokens {max_new_tokens} that is "
-                    f"{len(prompt) + max_new_tokens}, and the model's context is {self.context}. Use a "
-                    "shorter prompt, fewer few-shot examples or a smaller max_new_tokens."
-                )
-            if not 0 <= min(prompt) <= max(prompt) < len(self.embedding):
-                raise UserError(
-                    f"Prompt {p} holds token ids from {min(prompt)} to {max(prompt)}; the model has ids 0 to "
-                    f"{len(self.embedding) - 1}. Was it written with another tokenizer?"
-                )
 
 
 class _Cache:
@@ -419,22 +393,9 @@ def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
     return weights, scores.amax(dim=-1, keepdim=True) - weights.amax(dim=-1, keepdim=True).log()
 
 
-def _draw(logits_b: Tensor, uniform_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """One token a row by inversion of the distribution function, and its log-probability."""
-    if temperature == 0:
-        token_b = logits_b.argmax(dim=-1)
-        return token_b, logits_b.log_softmax(dim=-1).gather(1, token_b[:, None]).squeeze(1)
-    p = (logits_b / temperature).softmax(dim=-1)
-    # in double precision: a sum of many small fp32 terms would be off by more than their size
-    cdf = p.cumsum(dim=-1, dtype=torch.float64)
-    token_b = torch.searchsorted(cdf, uniform_b[:, None] * cdf[:, -1:], right=True)
-    token_b.clamp_(max=logits_b.shape[1] - 1)  # where the product rounds up to the whole sum
-    return token_b.squeeze(1), p.gather(1, token_b).squeeze(1).log()
-
-
 def _check_architecture(model: Olmo2ForCausalLM) -> None:
     if not isinstance(model, Olmo2ForCausalLM):
-        raise UserError(f"The embedded engine runs Olmo2ForCausalLM only, not {type(model).__name__}; use vLLM.")
+        raise UserError(f"The embedded engine runs Olmo2ForCausalLM only, not {type(model).__name__}; {OTHERS}")
     config = model.config
     needed = {
         "hidden_act": (config.hidden_act, "silu"),
@@ -444,4 +405,4 @@ def _check_architecture(model: Olmo2ForCausalLM) -> None:
     }
     for key, (found, accepted) in needed.items():
         if found != accepted:
-            raise UserError(f"config.json: {key} is {found!r}; the embedded engine runs {accepted!r} only; use vLLM.")
+            raise UserError(f"config.json: {key} is {found!r}; the embedded engine runs {accepted!r} only; {OTHERS}")

@@ -1,0 +1,518 @@
+"""The closed formulas of costs against what nano's model really computes and keeps; the report; the list of jobs."""
+
+import inspect
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+from excursions import cli, costs, params, planning
+from excursions.cells import study_cells
+from excursions.evaluate import measure_general
+from excursions.grpo import Group, completion_logprobs, rl_gradients
+from excursions.model import build_model
+from excursions.nano import corpus
+from excursions.params import RECIPES, UserError
+from excursions.planning import Lengths
+from excursions.pretrain import adamw, next_token_loss
+from excursions.recipes import PARENTS, step_optimizer
+from excursions.rollout.sampler import Completion
+from excursions.rollout.torch_engine import TorchEngine
+from excursions.rollout.transformers_engine import TransformersEngine
+from excursions.runs import Run
+from excursions.sft import MICRO_BATCH, Example, completion_loss, sft_gradients
+
+ROOT = Path(__file__).parents[1]
+CLOSE = 0.2  # what the formulas promise
+
+
+@pytest.fixture(scope="module")
+def study():
+    return params.load(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def nano(study):
+    return study.nano
+
+
+@pytest.fixture(scope="module")
+def model(nano):
+    return build_model(nano.model, corpus.tokenizer(nano.questions.seed), seed=0).train()
+
+
+@pytest.fixture(scope="module")
+def shape(nano):
+    return planning.model_shape(nano)
+
+
+def flops(work) -> int:
+    """Of the matrix products of `work`. The counter does not know the fused attention of a CPU, but its parts."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    return counter.get_total_flops()
+
+
+def saved_bytes(model, work) -> int:
+    """What autograd saves for the backward pass, each storage once, without the parameters."""
+    own, saved = {p.untyped_storage()._cdata for p in model.parameters()}, {}
+
+    def pack(x):
+        saved[x.untyped_storage()._cdata] = x
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        result = work()
+    assert result is not None  # keeps the graph
+    return sum(x.untyped_storage().nbytes() for key, x in saved.items() if key not in own)
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that tensors made inside of it took at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.alive = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for x in tree_iter(result):
+            if isinstance(x, torch.Tensor):
+                storage = x.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if key not in self.alive:
+                    self.now += size
+                    self.peak = max(self.peak, self.now)
+                    self.alive[key] = weakref.ref(storage, lambda _, key=key, size=size: self.gone(key, size))
+        return result
+
+    def gone(self, key, size):
+        del self.alive[key]
+        self.now -= size
+
+
+def ids(rng, length) -> list[int]:
+    return torch.randint(3, 400, (int(length),), generator=rng).tolist()
+
+
+def make_groups(prompts=8, rollouts=16, full=None) -> list[Group]:
+    """With nano's lengths: prompts of 30 to 55 tokens, completions of 35 on average and up to 96; or all of `full`."""
+    rng = torch.Generator().manual_seed(0)
+    lengths = torch.empty(prompts, rollouts).log_normal_(3.4, 0.6, generator=rng).clamp(2, 96)
+    made = []
+    for p in range(prompts):
+        prompt = ids(rng, 40 if full else torch.randint(30, 56, (1,), generator=rng))
+        found = [ids(rng, full or length) for length in lengths[p].tolist()]
+        completions = [Completion(each, [-1.0] * len(each), "length") for each in found]
+        made.append(Group(prompt, completions, [float(g % 2) for g in range(rollouts)]))
+    return made
+
+
+def mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def lengths_of(groups) -> Lengths:
+    completion = mean(len(c.token_ids) for group in groups for c in group.completions)
+    return Lengths(mean(len(group.prompt_ids) for group in groups), 54, completion, completion, 1.0, "")
+
+
+# ---- operations ----
+
+
+def test_flops_of_pretraining(nano, model, shape):
+    ids_bt = torch.randint(3, 400, (4, nano.model.context))
+    measured = flops(lambda: next_token_loss(model, ids_bt).backward())
+    few = replace(nano, pretrain=replace(nano.pretrain, tokens=ids_bt.numel()))
+    assert costs.pretraining_cost(few, shape).training == pytest.approx(measured, rel=CLOSE)
+
+
+@pytest.mark.parametrize(("prompts", "micro_batch", "kl"), [(8, 64, 0.0), (2, 8, 0.0), (4, 64, 0.1)])
+def test_flops_of_an_rl_step(nano, model, shape, prompts, micro_batch, kl):
+    groups = make_groups(prompts)
+    settings = {"temperature": 1.0, "micro_batch": micro_batch, "kl": kl, "ref_model": model if kl else None}
+    measured = flops(lambda: rl_gradients(model, groups, **settings))
+    rl = replace(nano.rl, questions_per_step=len(groups), micro_batch=micro_batch, kl=kl)
+    formula = planning.rl_flops(shape, replace(nano, rl=rl), lengths_of(groups))
+    assert formula == pytest.approx(measured, rel=CLOSE)
+
+
+def test_groups_without_a_signal_cost_nothing(nano, model, shape):
+    groups = make_groups(prompts=4)
+    half = [replace(group, rewards=[0.0] * 16) if p % 2 else group for p, group in enumerate(groups)]
+    measured = flops(lambda: rl_gradients(model, half, temperature=1.0)) / flops(
+        lambda: rl_gradients(model, groups, temperature=1.0)
+    )
+    lengths = lengths_of(groups)
+    formula = planning.rl_flops(shape, nano, replace(lengths, kept=0.5)) / planning.rl_flops(shape, nano, lengths)
+    assert formula == pytest.approx(measured, rel=CLOSE)
+
+
+def test_flops_of_an_sft_step(nano, model, shape):
+    rng = torch.Generator().manual_seed(0)
+    examples = [Example(ids(rng, 30 + i % 25), ids(rng, 30 + 7 * i % 60)) for i in range(32)]
+    tokens = sum(len(e.prompt_ids) + len(e.completion_ids) for e in examples)
+    measured = flops(lambda: sft_gradients(model, examples, 0))
+    assert planning.training_flops(shape, tokens, tokens / 32, tokens) == pytest.approx(measured, rel=CLOSE)
+
+
+def test_flops_of_sampling(model, shape):
+    groups = make_groups()
+    engine = TorchEngine(model, None, 504)
+    work = {"max_new_tokens": 48, "temperature": 1.0}
+    measured = flops(lambda: engine.generate([g.prompt_ids for g in groups], [list(range(16))] * len(groups), **work))
+    formula = planning.rollout_flops(shape, len(groups), 16, lengths_of(groups).prompt, 48)
+    assert formula == pytest.approx(measured, rel=CLOSE)
+
+
+def test_flops_of_the_general_benchmarks(nano, model, shape):
+    measured = flops(lambda: measure_general(model, corpus.tokenizer(nano.questions.seed), nano))
+    assert planning.general_flops(shape, nano) == pytest.approx(measured, rel=CLOSE)
+
+
+# ---- memory ----
+
+
+def test_weights_gradients_and_optimizer_states_are_exact(nano, model, shape):
+    optimizers = [adamw(model, 1e-3, (0.9, 0.95), 0.0) for _ in range(2)]
+    for optimizer in optimizers:
+        next_token_loss(model, torch.randint(3, 400, (1, 8))).backward()
+        gradients = sum(p.grad.nbytes for p in model.parameters())
+        step_optimizer(model, optimizer, 1.0)
+    states = [x for o in optimizers for state in o.state.values() for x in state.values() if x.ndim]
+    memory = planning.stage_memory("parallel", nano, shape, lengths_of(make_groups()), 1, False)
+    assert sum(p.nbytes for p in model.parameters()) == memory.weights == 4 * shape.parameters
+    assert gradients == memory.gradients
+    assert sum(x.nbytes for x in states) == memory.adamw
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["fp32", "bf16"])
+def test_activations_are_what_autograd_saves(nano, model, shape, mixed):
+    ids_bt = torch.randint(3, 400, (4, nano.model.context))
+
+    def forward():
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            return next_token_loss(model, ids_bt)
+
+    logits = ids_bt.numel() * 4 * shape.vocabulary  # their log-softmax
+    measured = saved_bytes(model, forward) - logits - (2 * shape.parameters if mixed else 0)
+    assert planning.activation_bytes(shape, ids_bt.numel(), mixed) == pytest.approx(measured, rel=CLOSE)
+
+
+def test_activations_of_an_rl_micro_batch(nano, model, shape):
+    groups = make_groups(prompts=4, full=48)
+    rl = replace(nano.rl, micro_batch=64, max_new_tokens=48)
+    memory = planning.stage_memory("rl", replace(nano, rl=rl), shape, lengths_of(groups), 1, False)
+    prompts = [group.prompt_ids for group in groups]
+    completions = [[c.token_ids for c in group.completions] for group in groups]
+    measured = saved_bytes(model, lambda: completion_logprobs(model, prompts, completions))
+    assert memory.activations + 64 * 48 * 4 * shape.vocabulary == pytest.approx(measured, rel=CLOSE)
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "sft", "rl"])
+@pytest.mark.parametrize("vocabulary", [512, 8192])  # with the second the logits are most of it
+def test_peak_of_a_micro_batch(nano, stage, vocabulary):
+    tokenizer = corpus.tokenizer(nano.questions.seed)
+    model = build_model(nano.model, tokenizer, seed=0).train()
+    model.resize_token_embeddings(vocabulary)
+    shape = replace(planning.model_shape(nano), vocabulary=vocabulary)
+    groups = make_groups(prompts=4, full=48)
+    scale = replace(
+        nano,
+        pretrain=replace(nano.pretrain, micro_batch=4),
+        rl=replace(nano.rl, micro_batch=64, max_new_tokens=48),
+    )
+    ids_bt = torch.randint(3, 400, (4, nano.model.context))
+    examples = [Example(groups[0].prompt_ids, c.token_ids) for c in groups[0].completions[:MICRO_BATCH]]
+    work = {
+        "pretraining": lambda: next_token_loss(model, ids_bt).backward(),
+        "sft": lambda: completion_loss(model, examples, 0).backward(),
+        "rl": lambda: rl_gradients(model, groups, temperature=1.0, micro_batch=64),
+    }[stage]
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    with Peak() as peak:
+        work()
+    memory = planning.stage_memory(stage, scale, shape, lengths_of(groups), 1, False)
+    assert memory.activations + memory.logits == pytest.approx(peak.peak, rel=CLOSE)
+
+
+def test_keys_and_values_of_the_embedded_engine(nano, model, shape, monkeypatch):
+    engine, seen = TorchEngine(model, None, 504), []
+    step = engine._step
+
+    def watched(token_b, cache):
+        logits = step(token_b, cache)
+        blocks = [b for layer in (*cache.blocks_k, *cache.blocks_v) for b in layer]
+        prompts = [x for bucket in cache.buckets for x in (*bucket.keys, *bucket.values)]
+        seen.append(sum(x.nbytes for x in (*blocks, *prompts)))
+        return logits
+
+    monkeypatch.setattr(engine, "_step", watched)
+    rng = torch.Generator().manual_seed(0)
+    prompts = [ids(rng, 40) for _ in range(8)]
+    engine.generate(prompts, [list(range(16))] * 8, max_new_tokens=96, temperature=1.0)
+    scale = replace(nano, rl=replace(nano.rl, questions_per_step=8, rollouts=16, max_new_tokens=96))
+    lengths = Lengths(40, 54, 96, 96, 1.0, "")
+    assert planning.stage_memory("rl", scale, shape, lengths, 1, False).cache == pytest.approx(max(seen), rel=CLOSE)
+
+
+def test_memory_of_the_engines_is_bounded_as_planned():
+    for engine in (TorchEngine, TransformersEngine):
+        assert inspect.signature(engine).parameters["max_batch_tokens"].default == planning.BATCH_TOKENS
+
+
+def test_fsdp_shards_the_states_and_nothing_else(study, shape):
+    memory = planning.stage_memory("parallel", study.paper, shape, lengths_of(make_groups()), 8, True)
+    states = memory.weights + memory.gradients + memory.adamw + memory.snapshots
+    assert memory.total - memory.sharded(8) == pytest.approx(states * 7 / 8 - memory.weights)
+    assert memory.snapshots == 2 * memory.weights and memory.adamw == 4 * memory.weights
+
+
+def test_size_of_results_is_that_of_committed_runs(nano):
+    folders = list((ROOT / "results/nano/main").glob("p*/*/seed-0"))
+    measured = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+    lengths = costs.find_lengths(nano, ROOT, "nano", "main")
+    formula = sum(costs.results_bytes(folder.parent.name, nano, lengths) for folder in folders)
+    assert formula == pytest.approx(measured, rel=CLOSE)
+
+
+# ---- the study ----
+
+
+def all_runs(study, name, seeds=None) -> list[Run]:
+    seeds = seeds or study.seeds
+    return [Run(name, "main", c, r, s) for c in study.checkpoints for r in study.recipes for s in seeds]
+
+
+def costs_of(study, runs, pretrained=False):
+    scale = study.paper
+    shape, lengths = planning.model_shape(scale), costs.find_lengths(scale, ROOT / "nowhere", "paper", "main")
+    return costs.study_costs(runs, scale, shape, lengths, pretrained)
+
+
+def test_the_checkpoint_is_measured_once_for_all_recipes_and_seeds(study):
+    name = "checkpoint, as it is"
+    one, more = ({stage: (n, cost) for stage, n, cost in costs_of(study, all_runs(study, "paper", s))}
+                 for s in ([0], [0, 1, 2]))  # fmt: skip
+    assert one[name] == more[name] and more["rl"] == (3 * one["rl"][0], one["rl"][1])
+    few = {stage: cost for stage, _, cost in costs_of(study, [Run("paper", "main", "p08", "rl", 0)])}
+    assert 0 < few[name].evaluation < one[name][1].evaluation  # without the few-shot prompts of `base`
+    child = {stage: cost for stage, _, cost in costs_of(study, [Run("paper", "main", "p08", "sft_rl", 0)])}
+    assert child[name].total == 0  # its start is the end of `sft`
+
+
+def test_pretraining_is_that_of_kaplan_with_attention_and_logits(study):
+    scale = study.paper
+    shape = planning.model_shape(scale)
+    assert shape.parameters == 1_484_654_592
+    cost = costs.pretraining_cost(scale, shape)
+    without_embedding = shape.parameters - shape.vocabulary * shape.hidden
+    attention = 12 * scale.model.layers * scale.model.hidden_size * scale.model.context
+    assert cost.total == pytest.approx((6 * without_embedding + attention) * 50e9, rel=1e-3)
+    assert [stage for stage, *_ in costs_of(study, all_runs(study, "paper"), True)][0] != "pretraining"
+
+
+def test_hours_follow_peak_and_utilizations():
+    cost = costs.Cost(rollouts=36e15, training=36e15, evaluation=36e15, general=36e15)
+    assert cost.hours(replace(costs.GPU, tflops=1000, utilization=0.5, decode_utilization=0.1)) == costs.Cost(
+        pytest.approx(0.1), pytest.approx(0.02), pytest.approx(0.1), pytest.approx(0.02)
+    )
+
+
+def test_lengths_are_measured_where_runs_are_there(nano, study):
+    measured = costs.find_lengths(nano, ROOT, "nano", "main")
+    few = replace(nano, questions=replace(nano.questions, train_easy=150, train_hard=50, validation=8, test=8))
+    made = costs.find_lengths(few, ROOT / "nowhere", "nano", "main")  # of the questions
+    assert measured.prompt == pytest.approx(made.prompt, rel=0.05)
+    assert measured.solution == pytest.approx(made.solution, rel=0.05)
+    assert 1 < measured.completion < nano.rl.max_new_tokens and 0 < measured.kept < 1
+    assert "assumed" in costs.find_lengths(study.paper, ROOT / "nowhere", "paper", "main").source
+
+
+def test_the_report_names_all_stages_and_adds_up(study, capsys, tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    assert cli.main(["plan", "--root", str(tmp_path), "--scale", "paper", "--gpus", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = {line.split("  ")[0]: line.split() for line in lines if "  " in line}
+    for stage in ("pretraining", *RECIPES):
+        assert stage in table
+    start = next(i for i, line in enumerate(lines) if line.startswith("stage "))
+    end = next(i for i, line in enumerate(lines) if "columns from" in line)
+    everything = sum(float(line.split()[-1].replace(",", "")) for line in lines[start + 1 : end])
+    study_row, reduced = table["study"], table["reduced study"]
+    assert float(study_row[-2].replace(",", "")) == pytest.approx(everything, rel=0.01)
+    assert float(study_row[-1]) == pytest.approx(everything / 24 / 4, rel=0.02)
+    assert float(reduced[-2]) < float(study_row[-2]) and int(study_row[1]) == len(all_runs(study, "paper"))
+    assert any("paper.rl.steps: 250" in line for line in lines)
+    assert any("FSDP2 over 4" in line for line in lines) and any(line.startswith("disk") for line in lines)
+    assert "which runs are there is not known" in lines[-1]  # before pretraining
+
+
+def test_the_reduced_study_is_what_its_recipe_says(study, tmp_path):
+    runs = all_runs(study, "paper", [0, 1])
+    few, smaller, changed = costs.reduce_study(runs, study.paper)
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in changed.items():
+        if "." in key:
+            scale, block, name = key.split(".")
+            raw[scale][block][name] = value
+        else:
+            raw[key] = value
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    again = params.load(tmp_path / "params.yaml")
+    assert again.paper == smaller and all_runs(again, "paper") == few
+    assert len({run.checkpoint for run in few}) == 3 and len({run.seed for run in few}) == 1
+
+
+def test_what_does_not_fit_comes_with_the_largest_micro_batch_that_does(study):
+    scale = replace(study.paper, rl=replace(study.paper.rl, micro_batch=512))
+    shape, lengths = planning.model_shape(scale), costs.find_lengths(scale, ROOT / "nowhere", "paper", "main")
+
+    def advice(machine):
+        lines = costs._memory_lines(scale, shape, lengths, machine, True)
+        return [line for line in lines if line.startswith("  rl does not fit")]
+
+    def fits(size):
+        memory = planning.stage_memory(
+            "rl", replace(scale, rl=replace(scale.rl, micro_batch=size)), shape, lengths, 8, True
+        )
+        return min(memory.total, memory.sharded(8)) <= costs.FITS * 80e9
+
+    (line,) = advice(costs.GPU)
+    size = int(line.split("rl.micro_batch: ")[1].split()[0])
+    assert fits(size) and not fits(2 * size)
+    assert not advice(replace(costs.GPU, memory_gb=5000.0))
+    assert "with any micro batch" in advice(replace(costs.GPU, memory_gb=10.0))[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--gpus", "-1"], "--gpus is -1; accepted: 1 or more"),
+        (["--utilization", "1.5"], "--utilization is 1.5; accepted: above 0 and up to 1"),
+        (["--decode-utilization", "0"], "--decode-utilization is 0; accepted: above 0"),
+        (["--gpu-tflops", "0"], "--gpu-tflops is 0; accepted: above 0"),
+        (["--gpu-memory", "nan"], "--gpu-memory is nan; accepted: above 0"),
+        (["--checkpoint", "p09"], "There is no checkpoint of paper, suite main 'p09'; accepted: p04, p08"),
+    ],
+)
+def test_impossible_numbers_are_one_sentence(options, said, capsys):
+    assert cli.main(["plan", "--root", str(ROOT), "--scale", "paper", *options]) == 2
+    message = capsys.readouterr().err
+    assert said in message and len(message.splitlines()) == 1
+
+
+# ---- the list of jobs ----
+
+
+def list_cells(study, runs, root=ROOT, **more):
+    return study_cells(runs, study, root, **more)
+
+
+def known(study, *scales):
+    return replace(study, scales=scales)
+
+
+@pytest.mark.parametrize("scale", ["nano", "paper"])
+def test_cells_come_after_what_they_need_and_once(study, scale):
+    runs = all_runs(study, scale, [0, 1])
+    both = replace(known(study, "nano", "paper"), seeds=(0, 1))
+    cells, remark = list_cells(both, runs)
+    assert not remark
+    ids = [cell.id for cell in cells]
+    assert len(set(ids)) == len(ids) and len({cell.command for cell in cells}) == len(ids)
+    for i, cell in enumerate(cells):
+        assert set(cell.needs) <= set(ids[:i])
+    by_id = {cell.id: cell for cell in cells}
+    assert ids[:2] == ["data", "pretrain"] and ids[-1] == "commit"
+    for run in runs:
+        parent = PARENTS.get(run.recipe)
+        expected = f"{run.checkpoint}/{parent}/seed-{run.seed}" if parent else "pretrain"
+        assert by_id[f"{run.checkpoint}/{run.recipe}/seed-{run.seed}"].needs == (expected,)
+    notebooks = [name for name in ids if name.startswith("notebook/")]
+    assert set(by_id["notebook/claims"].needs) == set(notebooks) - {"notebook/claims"}
+    assert len(by_id["notebook/early_rl"].needs) == len(runs) and set(by_id["commit"].needs) == set(notebooks)
+
+
+def test_every_command_of_the_smoke_study_parses(study, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["cells", "--scale", "smoke", "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)
+    asked = []
+    for cell in cells:
+        words = shlex.split(cell["command"])
+        assert words[:3] == ["python", "-m", "excursions"] and set(cell) == {"id", "command", "needs"}
+        parsed = cli._parser().parse_args(words[3:])
+        assert parsed.scale == "smoke"
+        if parsed.run is cli.train:
+            asked += [Run("smoke", parsed.suite, *parsed.checkpoint, *parsed.recipe, *parsed.seed)]
+    assert sorted(asked, key=str) == sorted(all_runs(study, "smoke"), key=str)
+    assert cli.main(["cells", "--scale", "smoke"]) == 0
+    plain = capsys.readouterr()
+    assert plain.out.splitlines() == [cell["command"] for cell in cells]
+    assert "params.yaml" in plain.err  # DVC does not know the scale
+
+
+def test_launcher_and_root_reach_the_commands(study):
+    runs = [Run("paper", "main", "p08", "rl", 0)]
+    launcher = "accelerate launch --num_processes 8"
+    cells, remark = list_cells(study, runs, Path("a b"), launcher=launcher)
+    assert [cell.id for cell in cells] == ["data", "pretrain", "p08/rl/seed-0"] and "left out" in remark
+    assert cells[0].command.startswith("python -m excursions data")
+    for cell in cells[1:]:
+        assert cell.command.startswith(f"{launcher} -m excursions ")
+        assert cli._parser().parse_args(shlex.split(cell.command)[6:]).root == Path("a b")
+
+
+def test_a_public_suite_is_not_pretrained(study):
+    suite = next(iter(study.suites))
+    cells, _ = list_cells(study, [Run("paper", suite, "p01", r, 0) for r in ("sft_rl", "sft")])
+    assert [(cell.id, cell.needs) for cell in cells] == [
+        ("data", ()),
+        ("p01/sft/seed-0", ("data",)),
+        ("p01/sft_rl/seed-0", ("p01/sft/seed-0",)),
+    ]
+
+
+def test_a_folder_without_a_pipeline_says_so(study, tmp_path):
+    with pytest.raises(UserError, match=r"dvc.yaml does not exist.*--root"):
+        list_cells(study, all_runs(study, "paper"), tmp_path)
+
+
+def test_dvc_takes_what_the_jobs_wrote(study, tmp_path):
+    """The pipeline's own stages with made-up files in place of what jobs write; after the last cell none is stale."""
+    small = replace(study, checkpoints=("p08", "p88"))
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"checkpoints": list(small.checkpoints)}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values():
+        for path in (each if isinstance(each, str) else next(iter(each)) for each in stage["deps"] + stage["outs"]):
+            for checkpoint in small.checkpoints:
+                made = path.replace("${item.scale}", "nano").replace("${scales[0]}", "nano")
+                file = tmp_path / made.replace("${item.checkpoint}", checkpoint)
+                file = file if file.suffix else file / "file"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(f"made up: {made} {checkpoint}")
+    runs = all_runs(small, "nano")
+    cells, _ = list_cells(small, runs, tmp_path)
+    done = shlex.split(cells[-1].command)
+    assert done[:3] == ["python", "-m", "dvc"]
+    for options in (["init", "--no-scm"], done[3:], ["status", "--json"]):
+        command = [sys.executable, "-m", "dvc", *options]
+        found = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert json.loads(found.stdout) == {}
