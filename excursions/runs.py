@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -114,10 +114,8 @@ def train_runs(wanted: Iterable[Run], scale: Scale, root: Path) -> list[Run]:
     checkpoints = [r.checkpoint for r in wanted]
     todo = [r for r in wanted if not is_current(r, scale, root)]
     todo.sort(key=lambda r: (checkpoints.index(r.checkpoint), ORDER.index(r.recipe)))
-    print(
-        f"{len(wanted) - len(todo)} of {len(wanted)} runs are there already, {len(todo)} to compute",
-        flush=True,
-    )
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there already, {len(todo)} to compute", flush=True)
     if not todo:
         return []
     if scale.questions.source == "hub":
@@ -133,13 +131,13 @@ def train_runs(wanted: Iterable[Run], scale: Scale, root: Path) -> list[Run]:
     # need and has run nothing, so that a start costs no seconds and no thread of torch is lost in a fork.
     context = get_context("forkserver")
     context.set_forkserver_preload(["excursions.runs", "lm_eval.evaluator", "lm_eval.models.huggingface"])
-    with ProcessPoolExecutor(scale.workers, context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(scale.workers, context, end_with, (os.getpid(),), max_tasks_per_child=1) as pool:
         while waiting or working:
             pending = {*waiting, *working.values()}
             ready = [r for r in waiting if r.parent not in pending]
             for run in ready[: scale.workers - len(working)]:
                 waiting.remove(run)
-                working[pool.submit(_work, run, scale, root, os.getpid())] = run
+                working[pool.submit(train_run, run, scale, root)] = run
             for done in wait(working, return_when=FIRST_COMPLETED).done:
                 run = working.pop(done)
                 failures += _failure(run, done)
@@ -186,8 +184,8 @@ def train_run(run: Run, scale: Scale, root: Path, processes: Processes | None = 
     scratch.mkdir(parents=True, exist_ok=True)
     with _lock(scratch / "lock", run) if processes.is_main else nullcontext():
         model, tokenizer = start_model(run, scale, root, processes)
-        engine = start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)
-        state = _train(run, scale, root, model, tokenizer, engine, processes)
+        with closing(start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
+            state = _train(run, scale, root, model, tokenizer, engine, processes)
         identity = _identity(run, root)
         plain = processes.plain(model)
         general = measure_general(plain, tokenizer, scale, processes).assign(**identity)
@@ -223,10 +221,11 @@ def _lock(file: Path, run: Run) -> Iterator[None]:
 
 
 def start_model(
-    run: Run, scale: Scale, root: Path, processes: Processes
+    run: Run, scale: Scale, root: Path, processes: Processes | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model a run starts from, placed on the processes: its checkpoint, or the result of its parent recipe (trained
     again if it is gone)."""
+    processes = processes or Processes()
     model, tokenizer = load_model(run.checkpoint_folder(root))
     parent = run.parent
     if parent is None:
@@ -343,8 +342,8 @@ def _failure(run: Run, done: Future) -> list[str]:
     return [f"{run.name}: {error or type(error).__name__}"]
 
 
-def _work(run: Run, scale: Scale, root: Path, starter: int) -> None:
-    """`train_run` in a worker, which ends when the process `starter` that wants it is gone, however that ended."""
+def end_with(starter: int) -> None:
+    """Makes this process, a worker, end when the process `starter` is gone, however that ended."""
 
     def watch() -> None:
         try:
@@ -355,7 +354,6 @@ def _work(run: Run, scale: Scale, root: Path, starter: int) -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    train_run(run, scale, root)
 
 
 def _peak_memory_mb() -> float:

@@ -30,7 +30,7 @@ def make_scale(root: Path, shared: Path) -> params.Scale:
     smoke, paper, data = study.smoke, study.paper, root / "data"
     return replace(
         smoke,
-        model=replace(smoke.model, hidden_size=32, layers=2, heads=2, intermediate_size=64, context=512),
+        model=replace(smoke.model, hidden_size=64, layers=2, heads=2, intermediate_size=64, context=512),
         pretrain=replace(smoke.pretrain, tokens=512 * 2 * 5, batch_size=2, save=tuple(CHECKPOINTS), dtype="float32"),
         questions=replace(paper.questions, train_easy=8, train_hard=4, validation=2, test=4, solutions=3),
         hub=params.Hub(

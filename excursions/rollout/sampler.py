@@ -46,6 +46,10 @@ class Sampler(Protocol):
         """Take a snapshot of the model's weights. To be called after every update of the model."""
         ...
 
+    def close(self) -> None:
+        """Free the memory the engine holds. Nothing can be asked of it after that."""
+        ...
+
 
 def sample_seed(run_seed: int, step: int, question_id: str, sample: int) -> int:
     """The seed, in [0, 2^63), of one sample of one question at one step: a hash, the same anywhere."""

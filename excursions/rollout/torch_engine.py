@@ -105,6 +105,10 @@ class TorchEngine:
         rotary = torch.polar(torch.ones_like(angle), angle)  # (context, D/2), complex
         self.rotary = rotary.to(self.embedding.device)
 
+    def close(self) -> None:
+        """Drop the weights."""
+        del self.embedding, self.final_norm, self.head, self.layers
+
     def _layer(self, weights: dict[str, Tensor], prefix: str) -> _Layer:
         def get(name: str) -> Tensor:
             return weights[f"{prefix}{name}.weight"]

@@ -44,7 +44,8 @@ class TransformersEngine:
         self.context = model.config.max_position_embeddings
         self.max_batch_tokens = max_batch_tokens
         # A model of its own, not a deep copy: that would take along hooks, and whatever else wraps the trainer's.
-        with torch.random.fork_rng(), torch.device(model.device):
+        gpus = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus), torch.device(model.device):
             self.model = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=model.dtype).eval()
         self.model.generation_config = GenerationConfig()
         self.load_weights(model)
@@ -52,6 +53,10 @@ class TransformersEngine:
     def load_weights(self, model: PreTrainedModel) -> None:
         """Copy the model's weights (a later update of the model does not show until this is called again)."""
         self.model.load_state_dict(model.state_dict())
+
+    def close(self) -> None:
+        """Drop the model."""
+        del self.model
 
     @torch.inference_mode()
     def generate(

