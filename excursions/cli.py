@@ -20,6 +20,10 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from excursions.processes import leave
+
+            leave()
     except UserError as error:
         # of several processes, each that fails says so
         who = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""

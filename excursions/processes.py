@@ -57,6 +57,13 @@ def relaunch(count: int) -> None:
     os.execv(sys.executable, [*launcher, "-m", "excursions", *sys.argv[1:]])
 
 
+def leave() -> None:
+    """Ends the connection to the other processes, as the last thing: without it gloo's threads, still at work while
+    Python exits, abort a process now and then, and its launcher reports a failure."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class Processes:
     """This process among those of its job. A job trains one model."""
 

@@ -15,7 +15,7 @@ from excursions import params, recipes
 from excursions.model import build_model
 from excursions.nano import corpus
 from excursions.pretrain import adamw, batch_gradients
-from excursions.processes import Processes, clip_gradients
+from excursions.processes import Processes, clip_gradients, leave
 from excursions.rollout.torch_engine import TorchEngine
 
 ROOT = Path(__file__).parents[1]
@@ -117,3 +117,4 @@ if __name__ == "__main__":
     assert here.count == 2
     if here.is_main:
         torch.save({"sharded": here.sharded, "made": made}, Path(sys.argv[1]) / "made.pt")
+    leave()

@@ -57,7 +57,7 @@ def test_help_is_quick_and_lists_the_commands():
             "There is no recipe 'rll'; accepted: base, rl, sft",
         ),
         (["train", "--scale", "smoke", "--checkpoint", "p21"], "Did you mean 'p20'?"),
-        (["cells", "--scale", "smoke"], "(`checkpoints` of params.yaml, or else --checkpoint, names them) 'p08'; accepted"),
+        (["cells", "--scale", "smoke"], "or else --checkpoint, names them) 'p08'; accepted: p20"),
         (["train", "--scale", "smoke", "--suite", "pythia", "--recipe", "rl"], "Did you mean 'pythia-1b'?"),
         (["pretrain", "--scale", "smoke", "--processes", "0"], "--processes is 0; accepted: 1 or more"),
         (["pretrain", "--scale", "smoke", "--suite", "pythia-1b"], "is a public suite of params.yaml"),

@@ -24,7 +24,7 @@ LAUNCH = ROOT / "launch"
 SAY = """
 import json, sys
 from pathlib import Path
-from excursions.processes import Processes
+from excursions.processes import Processes, leave
 processes, weights = Processes(), []
 for folder in sys.argv[1:]:
     from excursions.model import load_model
@@ -32,6 +32,7 @@ for folder in sys.argv[1:]:
 said = processes.join([[processes.describe(), sum(weights)]])
 if processes.is_main:
     print(json.dumps(said), flush=True)
+leave()
 """
 
 
@@ -97,7 +98,7 @@ def slurm_job(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The job script on two nodes with one GPU each, which are both this machine."""
     program(folder, "scontrol", "printf '127.0.0.1\\n127.0.0.2\\n'")
     start = 'for node in 0 1; do SLURM_NODEID=$node "${@:2}" & all+=($!); done'
-    program(folder, "srun", f'{start}\nfor one in "${{all[@]}}"; do wait $one || exit 1; done')
+    program(folder, "srun", f'{start}\nfor one in "${{all[@]}}"; do wait -n || {{ kill "${{all[@]}}"; exit 1; }}; done')
     job = {"SLURM_JOB_ID": str(free_port() - 20000), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2",
            "SLURM_GPUS_ON_NODE": "1", "SLURM_CPUS_PER_TASK": "1"}  # fmt: skip
     return run(folder, ["bash", "launch/slurm_job.sh", *arguments], **job)

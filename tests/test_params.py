@@ -27,6 +27,13 @@ def test_every_scale_has_the_same_keys():
     assert set(study.recipes) <= set(params.RECIPES)
 
 
+def test_every_value_of_the_paper_block_is_marked_as_published_or_ours():
+    block = FILE.read_text().split("\npaper:\n")[1].splitlines()
+    values = [line for line in block if line.strip() and not line.split("#")[0].rstrip().endswith(":")]
+    assert len(values) > 60
+    assert [line for line in values if not line.partition("#")[2].strip().startswith(("published", "ours"))] == []
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

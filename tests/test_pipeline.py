@@ -26,6 +26,10 @@ def test_smoke_runs_everything_and_a_second_time_nothing(tmp_path):
     for checkpoint in CHECKPOINTS.strip("[]").split(", "):
         for recipe in RECIPES:
             assert (copy / "results/smoke/main" / checkpoint / recipe / "seed-0/run.json").is_file()
+    audit = [sys.executable, "-m", "excursions", "notebook", "audit", "--scale", "smoke"]
+    audit += ["-p", "recipe=sft_rl"]
+    done = subprocess.run(audit, cwd=copy, env=environment(copy), capture_output=True, text=True)
+    assert done.returncode == 0 and Path(done.stdout.strip()).is_file(), done.stderr
     svg = copy / "figures/smoke/early_rl.svg"
     before = svg.read_bytes()
     svg.unlink()
