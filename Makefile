@@ -20,7 +20,7 @@ repro: .venv/.installed ## rebuild what is missing or out of date: figures, repo
 	@echo "Done. Look at figures/ (SVG and PNG), reports/ (executed notebooks) and CLAIMS.md."
 
 test: .venv/.installed ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 test-vllm: .venv-vllm/.installed ## run the tests of the vLLM engine, on the CPU, in an environment of their own
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest -q tests/with_vllm

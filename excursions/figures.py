@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from excursions import reference
-from excursions.params import UserError
+from excursions.params import RECIPES, UserError
 from excursions.plotting import (
     CONTINUED,
     DASHES,
@@ -97,6 +97,15 @@ def scarce_demonstrations(pass_at_k: pd.DataFrame, parameters: int) -> Figure:
     title = "Scarce demonstrations: RL against SFT on one or on all gold solutions"
     bands = [(["base", "rl", "sft", "sft_rl"], "easy"), (["base", "rl", "sft_gold", "sft_gold_rl"], "easy")]
     return _recipes_along_pretraining("scarce_demonstrations", title, pass_at_k, parameters, bands)
+
+
+@styled
+def suite(pass_at_k: pd.DataFrame, parameters: int) -> Figure:
+    """Any suite of checkpoints: all recipes that were run from them, on the easy and the hard benchmark."""
+    recipes = [recipe for recipe in RECIPES if recipe in set(pass_at_k["recipe"])]
+    title = f"Suite {pass_at_k['suite'].iloc[0]}: all recipes from each of its checkpoints"
+    bands = [(recipes, "easy"), (recipes, "hard")]
+    return _recipes_along_pretraining("suite", title, pass_at_k, parameters, bands)
 
 
 def _recipes_along_pretraining(

@@ -20,6 +20,8 @@ import copy
 import os
 import shutil
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +64,20 @@ def leave() -> None:
     Python exits, abort a process now and then, and its launcher reports a failure."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def end_with(starter: int) -> None:
+    """Makes this process, a worker, end when the process `starter` is gone, however that ended."""
+
+    def watch() -> None:
+        try:
+            while True:
+                os.kill(starter, 0)  # asks whether it exists, does nothing to it
+                time.sleep(1)
+        except ProcessLookupError:
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Processes:

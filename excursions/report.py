@@ -28,12 +28,17 @@ PIPELINES = {"sft_rl": ("base", "sft", "sft_rl"), "rl": ("base", "rl")}
 
 def pass_at_k(tables: results.Tables, recipes: Sequence[str] = params.RECIPES) -> pd.DataFrame:
     """`results.pass_at_k_table` of the main suite, with the column chinchilla (multiples of optimal)."""
-    return _with_multiples(results.pass_at_k_table(_main(tables.outcomes, recipes)), tables)
+    return with_multiples(results.pass_at_k_table(_main(tables.outcomes, recipes)), tables.parameters["main"])
 
 
 def general(tables: results.Tables, recipes: Sequence[str] = params.RECIPES) -> pd.DataFrame:
     """`results.general_table` of the main suite, with the column chinchilla."""
-    return _with_multiples(results.general_table(_main(tables.general, recipes)), tables)
+    return with_multiples(results.general_table(_main(tables.general, recipes)), tables.parameters["main"])
+
+
+def with_multiples(rows: pd.DataFrame, parameters: int) -> pd.DataFrame:
+    """A table with the column chinchilla: its tokens in multiples of optimal for so many parameters."""
+    return rows.assign(chinchilla=results.chinchilla(rows["tokens"], parameters))
 
 
 def show(figure: Figure, root: Path | str, scale: str, name: str) -> HTML:
@@ -145,10 +150,6 @@ def gains(outcomes: pd.DataFrame, recipe: str, other: str = "base") -> pd.DataFr
 
 def _main(rows: pd.DataFrame, recipes: Sequence[str]) -> pd.DataFrame:
     return rows[(rows["suite"] == "main") & rows["recipe"].isin(recipes)]
-
-
-def _with_multiples(rows: pd.DataFrame, tables: results.Tables) -> pd.DataFrame:
-    return rows.assign(chinchilla=results.chinchilla(rows["tokens"], tables.parameters["main"]))
 
 
 def _interval(row: dict) -> str:

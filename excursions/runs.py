@@ -14,7 +14,6 @@ import platform
 import resource
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -42,7 +41,7 @@ from excursions.files import Progress, file_digest, whole_file
 from excursions.general import check_source
 from excursions.model import load_model, one_thread, weight_files
 from excursions.params import Scale, UserError
-from excursions.processes import Processes, is_launched
+from excursions.processes import Processes, end_with, is_launched
 from excursions.recipes import PARENTS, READS, Training, training
 from excursions.rollout.engines import start_engine
 
@@ -340,20 +339,6 @@ def _failure(run: Run, done: Future) -> list[str]:
     if not isinstance(error, UserError):
         sys.excepthook(type(error), error, error.__traceback__)
     return [f"{run.name}: {error or type(error).__name__}"]
-
-
-def end_with(starter: int) -> None:
-    """Makes this process, a worker, end when the process `starter` is gone, however that ended."""
-
-    def watch() -> None:
-        try:
-            while True:
-                os.kill(starter, 0)  # asks whether it exists, does nothing to it
-                time.sleep(1)
-        except ProcessLookupError:
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _peak_memory_mb() -> float:

@@ -32,6 +32,7 @@ def draw_all(tables, checkpoint="p20"):
         "early_rl": figures.early_rl(pass_at_k, PARAMETERS),
         "scarce_demonstrations": figures.scarce_demonstrations(pass_at_k, PARAMETERS),
         "sharpening_or_expansion": figures.sharpening_or_expansion(report.dynamics(tables, checkpoint)),
+        "suite": figures.suite(pass_at_k, PARAMETERS),
         "general_capabilities": figures.general_capabilities(general, PARAMETERS),
         "parallel_averaging": figures.parallel_averaging(pass_at_k, general, PARAMETERS),
     }

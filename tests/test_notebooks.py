@@ -25,7 +25,7 @@ def project(tmp_path_factory):
 
 
 def test_every_result_has_its_notebook():
-    assert {path.stem for path in NOTEBOOKS} == {*PIPELINE, "audit", "explore"}
+    assert {path.stem for path in NOTEBOOKS} == {*PIPELINE, "audit", "explore", "suite"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

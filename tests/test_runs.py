@@ -156,8 +156,8 @@ def test_workers_end_when_the_process_that_wants_them_is_killed():
     starter = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     program = f"""
 import time
-from excursions import runs
-runs.end_with({starter.pid})
+from excursions import processes
+processes.end_with({starter.pid})
 print("at work", flush=True)
 time.sleep(100)
 """

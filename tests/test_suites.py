@@ -406,3 +406,8 @@ def test_a_public_suite_is_trained_and_measured_like_our_own(hub_project, hub_sc
     sft, rl = (log[log.recipe == recipe].sort_values("step") for recipe in ("sft", "rl"))
     assert sft.sft_loss.iloc[-1] < sft.sft_loss.iloc[0]
     assert (rl.grad_norm > 0).all() and (rl["sampling/sampling_logp_difference/max"] < 1e-4).all()
+
+    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+    assert cli.main(["notebook", "suite", "--root", str(root), "--scale", "paper", "-p", "suite=tiny"]) == 0
+    for file in ("figures/paper/suite_tiny.svg", "figures/paper/suite_tiny.png", "reports/paper/suite.html"):
+        assert (root / file).stat().st_size > 1000, file

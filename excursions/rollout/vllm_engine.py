@@ -25,8 +25,6 @@ import math
 import os
 import shutil
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +37,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
 from excursions.params import UserError
+from excursions.processes import end_with
 from excursions.rollout.sampler import Completion, check_request, check_vocabulary
 
 MEMORY_FOLDER = Path("/dev/shm")  # a folder in memory, on Linux
@@ -199,15 +198,7 @@ class Watch:
     """
 
     def end_with(self, starter: int) -> None:
-        def watch() -> None:
-            try:
-                while True:
-                    os.kill(starter, 0)  # asks whether it exists, does nothing to it
-                    time.sleep(1)
-            except ProcessLookupError:
-                os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
+        end_with(starter)
 
 
 def _import_vllm(model: PreTrainedModel) -> tuple[type, type, str]:
