@@ -139,7 +139,7 @@ def plan(args: argparse.Namespace) -> None:
     print("\n".join(describe_costs(runs, scale, args.root, machine, args.suite in study.suites, args.reduced)))
     try:
         print("\n".join(describe_plan(runs, scale, args.root)))
-    except UserError as error:  # before pretraining there are no checkpoints to tell what is out of date
+    except UserError as error:  # of checkpoints that are gone, which results are there for
         print(f"which runs are there is not known: {error}")
 
 

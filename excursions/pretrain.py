@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
     params = scale.pretrain
     wanted = fingerprint(scale)
     if _suite_is_current(folder, params.save, wanted):
-        print(f"the suite in {folder} is there already", flush=True)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"the suite in {folder} is there already", flush=True)
         return
     torch.set_num_threads(params.threads)
     processes = Processes()

@@ -309,9 +309,10 @@ def _run_folders(root: Path | str, scale: str, suite: str) -> list[Path]:
     folders = sorted((Path(root) / "results" / scale / suite).glob("[!.]*/[!.]*/seed-*"))
     if not folders:
         expected = Path(root) / "results" / scale / suite / "<checkpoint>" / "<recipe>" / "seed-<k>"
+        command = "dvc repro" if suite == "main" else f"excursions train --scale {scale} --suite {suite}"
         raise UserError(
             f"There are no results of scale '{scale}', suite '{suite}': looked for {expected}. Run from the "
-            f"project's folder. `git checkout -- results` brings them back, `dvc repro` makes new ones."
+            f"project's folder. `git checkout -- results` brings them back, `{command}` makes new ones."
         )
     return folders
 

@@ -157,7 +157,8 @@ def describe_plan(wanted: Iterable[Run], scale: Scale, root: Path) -> list[str]:
             )
     for run in wanted:
         minutes = took.get(run.recipe)
-        if is_current(run, scale, root):
+        # the file first: a run that is not there says nothing about a checkpoint that may be still to be downloaded
+        if (run.folder(root) / "run.json").is_file() and is_current(run, scale, root):
             lines.append(f"{run.name:28} there")
         elif minutes:
             total += sum(minutes) / len(minutes)
@@ -165,8 +166,9 @@ def describe_plan(wanted: Iterable[Run], scale: Scale, root: Path) -> list[str]:
         else:
             unknown += 1
             lines.append(f"{run.name:28} to compute, no run of its recipe to judge the time by")
-    more = f" and {unknown} runs of unknown length" if unknown else ""
-    lines.append(f"to compute: about {total / scale.workers:.0f} minutes with {scale.workers} workers{more}")
+    known = [f"about {total / scale.workers:.0f} minutes with {scale.workers} workers"] if total else []
+    more = [f"{unknown} runs of unknown length"] if unknown else []
+    lines.append(f"to compute: {' and '.join(known + more) or 'nothing'}")
     return lines
 
 

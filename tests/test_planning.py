@@ -360,7 +360,7 @@ def test_the_report_names_all_stages_and_adds_up(study, capsys, tmp_path):
     assert float(reduced[-2]) < float(study_row[-2]) and int(study_row[1]) == len(all_runs(study, "paper"))
     assert any("paper.rl.steps: 250" in line for line in lines)
     assert any("FSDP2 over 4" in line for line in lines) and any(line.startswith("disk") for line in lines)
-    assert "which runs are there is not known" in lines[-1]  # before pretraining
+    assert lines[-1] == f"to compute: {len(all_runs(study, 'paper'))} runs of unknown length"  # before pretraining
 
 
 def test_the_reduced_study_is_what_its_recipe_says(study, tmp_path):
