@@ -240,7 +240,7 @@ def _runs(args: argparse.Namespace) -> list:
         Run(args.scale, args.suite, checkpoint, recipe, seed)
         for checkpoint in checkpoints
         for recipe in args.recipe or study.recipes
-        for seed in args.seed or study.seeds
+        for seed in args.seed or study.seeds_of(recipe, checkpoint, args.suite)
     ]
 
 

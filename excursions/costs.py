@@ -222,7 +222,7 @@ def reduce_study(runs: Sequence[Run], scale: Scale) -> tuple[list[Run], Scale, d
     }
     smaller = replace(scale, **{block: replace(getattr(scale, block), **values) for block, values in blocks.items()})
     name = runs[0].scale
-    changed = {"checkpoints": kept, "seeds": [runs[0].seed]}
+    changed = {"checkpoints": kept, "seeds": [runs[0].seed], "more_seeds": {}}
     for block, values in blocks.items():
         for key, value in values.items():
             if value != getattr(getattr(scale, block), key):

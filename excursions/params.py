@@ -197,6 +197,7 @@ class Study:
     checkpoints: tuple[str, ...]
     recipes: tuple[str, ...]
     seeds: tuple[int, ...]
+    more_seeds: dict[str, dict[str, tuple[int, ...]]]  # recipe -> checkpoint -> seeds of these runs besides
     suites: dict[str, Suite]
     smoke: Scale
     nano: Scale
@@ -205,6 +206,11 @@ class Study:
     def scale(self, name: str) -> Scale:
         """The block of one scale. Raises UserError for an unknown name."""
         return getattr(self, one_of(name, SCALES, "scale"))
+
+    def seeds_of(self, recipe: str, checkpoint: str, suite: str = "main") -> tuple[int, ...]:
+        """The seeds a recipe is run with from a checkpoint; `more_seeds` are for the suite main."""
+        more = self.more_seeds.get(recipe, {}).get(checkpoint, ()) if suite == "main" else ()
+        return (*self.seeds, *more)
 
 
 def one_of(found: str, accepted: tuple[str, ...] | list[str], what: str) -> str:
@@ -242,6 +248,16 @@ def load(path: Path | str = "params.yaml") -> Study:
                 study.scale(scale).pretrain.save,
                 f"checkpoint in {scale}.pretrain.save (key 'checkpoints' of {path})",
             )
+    for recipe, more in study.more_seeds.items():
+        one_of(recipe, study.recipes, f"recipe in recipes (key 'more_seeds' of {path})")
+        for checkpoint, seeds in more.items():
+            one_of(checkpoint, study.checkpoints, f"checkpoint in checkpoints (key 'more_seeds.{recipe}' of {path})")
+            all_of_them = study.seeds_of(recipe, checkpoint)
+            if len(set(all_of_them)) < len(all_of_them):
+                raise UserError(
+                    f"{path}: more_seeds.{recipe}.{checkpoint} is {list(seeds)}; accepted: seeds that are not in "
+                    f"seeds ({', '.join(map(str, study.seeds))}), each once."
+                )
     return study
 
 

@@ -181,16 +181,16 @@ def load_tables(root: Path | str, scale: str) -> Tables:
         study = params.load(file)
         # of a public suite: all that params.yaml lists of it
         cells = [
-            (suite, checkpoint)
+            (suite, checkpoint, recipe, seed)
             for suite in suites
             for checkpoint in (study.suites[suite].checkpoints if suite in study.suites else study.checkpoints)
+            for recipe in study.recipes
+            for seed in study.seeds_of(recipe, checkpoint, suite)
         ]
-        named = {"recipe": study.recipes, "seed": study.seeds}
         outcomes, general = (
-            table[
-                pd.MultiIndex.from_frame(table[["suite", "checkpoint"]]).isin(cells)
-                & table[list(named)].isin(named).all(axis=1)
-            ].reset_index(drop=True)
+            table[pd.MultiIndex.from_frame(table[["suite", "checkpoint", "recipe", "seed"]]).isin(cells)].reset_index(
+                drop=True
+            )
             for table in (outcomes, general)
         )
     return Tables(scale, outcomes, general, {suite: load_suite(root, scale, suite)["parameters"] for suite in suites})

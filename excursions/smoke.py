@@ -14,6 +14,7 @@ from pathlib import Path
 from excursions.params import UserError
 
 CHECKPOINTS = "[p20, p88]"
+MORE_SEEDS = "{rl: {p20: [1]}}"
 GENERATED = ("results", "checkpoints", "figures", "reports", "claims", "CLAIMS.md", "dvc.lock")
 
 
@@ -36,6 +37,7 @@ def run_smoke(root: Path, keep: Path | None = None) -> Path:
         params = (copy / "params.yaml").read_text(encoding="utf-8")
         params = re.sub(r"(?m)^scales:.*$", "scales: [smoke]", params, count=1)
         params = re.sub(r"(?m)^checkpoints:.*$", f"checkpoints: {CHECKPOINTS}", params, count=1)
+        params = re.sub(r"(?m)^more_seeds:.*$", f"more_seeds: {MORE_SEEDS}", params, count=1)
         (copy / "params.yaml").write_text(params, encoding="utf-8")
         _git(copy, "init", "--quiet")
         done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=copy, env=environment(copy))

@@ -49,6 +49,15 @@ def test_every_value_of_the_paper_block_is_marked_as_published_or_ours():
         (lambda r: r.update(recipes=["rll"]), "There is no recipe"),
         (lambda r: r.update(checkpoints=["p07"]), "There is no checkpoint"),
         (lambda r: r.update(checkpoints="p08"), "'checkpoints' must be a list"),
+        (lambda r: r.update(more_seeds={"rll": {}}), "There is no recipe in recipes (key 'more_seeds' of"),
+        (
+            lambda r: r.update(more_seeds={"rl": {"p04": [1]}}),
+            "There is no checkpoint in checkpoints (key 'more_seeds.rl'",
+        ),
+        (
+            lambda r: r.update(more_seeds={"rl": {"p08": [1, 0]}}),
+            "more_seeds.rl.p08 is [1, 0]; accepted: seeds that are not",
+        ),
     ],
 )
 def test_a_mistake_is_named(raw, tmp_path, change, said):

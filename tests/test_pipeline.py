@@ -26,6 +26,7 @@ def test_smoke_runs_everything_and_a_second_time_nothing(tmp_path):
     for checkpoint in CHECKPOINTS.strip("[]").split(", "):
         for recipe in RECIPES:
             assert (copy / "results/smoke/main" / checkpoint / recipe / "seed-0/run.json").is_file()
+    assert (copy / "results/smoke/main/p20/rl/seed-1/run.json").is_file()
     audit = [sys.executable, "-m", "excursions", "notebook", "audit", "--scale", "smoke"]
     audit += ["-p", "recipe=sft_rl"]
     done = subprocess.run(audit, cwd=copy, env=environment(copy), capture_output=True, text=True)

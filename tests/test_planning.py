@@ -295,8 +295,8 @@ def test_size_of_results_is_that_of_committed_runs(nano):
 
 
 def all_runs(study, name, seeds=None) -> list[Run]:
-    seeds = seeds or study.seeds
-    return [Run(name, "main", c, r, s) for c in study.checkpoints for r in study.recipes for s in seeds]
+    cells = ((c, r) for c in study.checkpoints for r in study.recipes)
+    return [Run(name, "main", c, r, s) for c, r in cells for s in seeds or study.seeds_of(r, c)]
 
 
 def costs_of(study, runs, pretrained=False):
@@ -431,7 +431,7 @@ def known(study, *scales):
 @pytest.mark.parametrize("scale", ["nano", "paper"])
 def test_cells_come_after_what_they_need_and_once(study, scale):
     runs = all_runs(study, scale, [0, 1])
-    both = replace(known(study, "nano", "paper"), seeds=(0, 1))
+    both = replace(known(study, "nano", "paper"), seeds=(0, 1), more_seeds={})
     cells, remark = list_cells(both, runs)
     assert not remark
     ids = [cell.id for cell in cells]
@@ -463,6 +463,7 @@ def test_every_command_of_the_smoke_study_parses(study, monkeypatch, capsys):
         if parsed.run is cli.train:
             asked += [Run("smoke", parsed.suite, *parsed.checkpoint, *parsed.recipe, *parsed.seed)]
     study = replace(study, checkpoints=study.smoke.pretrain.save)
+    assert Run("smoke", "main", "p20", "rl", 1) in asked and Run("smoke", "main", "p88", "rl", 1) not in asked
     assert sorted(asked, key=str) == sorted(all_runs(study, "smoke"), key=str)
     assert cli.main(["cells", *suite]) == 0
     plain = capsys.readouterr()
@@ -498,8 +499,11 @@ def test_a_folder_without_a_pipeline_says_so(study, tmp_path):
 
 def test_dvc_takes_what_the_jobs_wrote(study, tmp_path):
     """The pipeline's own stages with made-up files in place of what jobs write; after the last cell none is stale."""
-    small = replace(study, checkpoints=("p08", "p88"))
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"checkpoints": list(small.checkpoints)}
+    small = replace(study, checkpoints=("p08", "p88"), more_seeds={})
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
+        "checkpoints": list(small.checkpoints),
+        "more_seeds": {},
+    }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values():

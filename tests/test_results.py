@@ -275,16 +275,18 @@ def test_general_table_has_the_benchmarks_and_their_mean(tmp_path):
 
 
 def test_tables_hold_the_cells_that_params_yaml_names(tmp_path):
-    root = make_study(tmp_path)
+    root = make_study(tmp_path, seeds=(0, 1, 2))
     everything = results.load_tables(root, "nano")
     keep = sorted(everything.outcomes.checkpoint.unique())[-1]
     text = (Path(__file__).parents[1] / "params.yaml").read_text()
     text = re.sub(r"(?m)^checkpoints:.*$", f"checkpoints: [{keep}]", text)
     text = re.sub(r"(?m)^recipes:.*$", "recipes: [base, rl]", text)
+    text = re.sub(r"(?m)^more_seeds:.*$", f"more_seeds: {{rl: {{{keep}: [2]}}}}", text)
     (root / "params.yaml").write_text(text)
     tables = results.load_tables(root, "nano")
     for table in (tables.outcomes, tables.general):
-        assert set(table.checkpoint) == {keep} and set(table.recipe) == {"base", "rl"}
+        assert set(table.checkpoint) == {keep}
+        assert set(zip(table.recipe, table.seed, strict=True)) == {("base", 0), ("rl", 0), ("rl", 2)}
     assert set(everything.outcomes.recipe) > {"base", "rl"}
     # a public suite has checkpoints of its own
     for kind in ("results", "checkpoints"):
