@@ -20,10 +20,6 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from excursions.processes import leave
-
-            leave()
     except UserError as error:
         # of several processes, each that fails says so
         who = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
@@ -54,7 +50,7 @@ def data(args: argparse.Namespace) -> None:
 def pretrain(args: argparse.Namespace) -> None:
     """Pretrains the suite of checkpoints."""
     from excursions.pretrain import pretrain
-    from excursions.processes import is_launched, relaunch
+    from excursions.processes import is_launched, leave, relaunch
 
     if args.suite in _study(args).suites:
         raise UserError(f"'{args.suite}' is a public suite of params.yaml; give your own pretraining another --suite.")
@@ -64,10 +60,12 @@ def pretrain(args: argparse.Namespace) -> None:
         relaunch(args.processes)
     scratch = args.root / "scratch" / args.scale / args.suite
     pretrain(_scale(args), args.root / "checkpoints" / args.scale / args.suite, scratch)
+    leave()
 
 
 def train(args: argparse.Namespace) -> None:
     """Computes the runs that are not there yet."""
+    from excursions.processes import leave
     from excursions.runs import train_runs
     from excursions.suites import prepare_suite
 
@@ -75,6 +73,7 @@ def train(args: argparse.Namespace) -> None:
     if args.suite in study.suites:
         prepare_suite(study, args.scale, args.suite, dict.fromkeys(run.checkpoint for run in wanted), args.root)
     train_runs(wanted, _scale(args), args.root)
+    leave()
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -212,6 +212,11 @@ class Study:
         more = self.more_seeds.get(recipe, {}).get(checkpoint, ()) if suite == "main" else ()
         return (*self.seeds, *more)
 
+    def cells(self, suite: str = "main") -> list[tuple[str, str, int]]:
+        """All runs from a suite: (checkpoint, recipe, seed). Of a public suite all checkpoints count."""
+        checkpoints = self.suites[suite].checkpoints if suite in self.suites else self.checkpoints
+        return [(c, r, s) for c in checkpoints for r in self.recipes for s in self.seeds_of(r, c, suite)]
+
 
 def one_of(found: str, accepted: tuple[str, ...] | list[str], what: str) -> str:
     """`found`, if it is accepted. Raises UserError with the accepted values and the nearest of them."""

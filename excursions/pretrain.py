@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from excursions.files import Progress, whole_file, write_json
 from excursions.model import build_model, count_parameters, save_model
 from excursions.nano import corpus
 from excursions.params import Pretrain, Scale, UserError, percent
-from excursions.processes import Processes, clip_gradients
+from excursions.processes import Processes, clip_gradients, is_first
 
 PRETRAINING_CODE = 1  # raise it when a change to the code alters what pretraining computes
 SAVE_EVERY = 100  # steps between saved states
@@ -40,7 +39,7 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
     params = scale.pretrain
     wanted = fingerprint(scale)
     if _suite_is_current(folder, params.save, wanted):
-        if os.environ.get("RANK", "0") == "0":
+        if is_first():
             print(f"the suite in {folder} is there already", flush=True)
         return
     torch.set_num_threads(params.threads)

@@ -50,6 +50,11 @@ def is_launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def is_first() -> bool:
+    """Whether this process is alone or the first of those that a launcher started, told before they are joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def relaunch(count: int) -> None:
     """Starts this very command again as `count` processes, by accelerate's launcher, in place of this process."""
     kind = [] if torch.cuda.is_available() else ["--multi_gpu"]  # the launcher's word for several of them, on a CPU too

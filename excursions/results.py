@@ -178,19 +178,10 @@ def load_tables(root: Path | str, scale: str) -> Tables:
     outcomes = pd.concat([load_outcomes(root, scale, suite) for suite in suites], ignore_index=True)
     general = pd.concat([load_general(root, scale, suite) for suite in suites], ignore_index=True)
     if (file := Path(root) / "params.yaml").is_file():
-        study = params.load(file)
-        # of a public suite: all that params.yaml lists of it
-        cells = [
-            (suite, checkpoint, recipe, seed)
-            for suite in suites
-            for checkpoint in (study.suites[suite].checkpoints if suite in study.suites else study.checkpoints)
-            for recipe in study.recipes
-            for seed in study.seeds_of(recipe, checkpoint, suite)
-        ]
+        study, keys = params.load(file), ["suite", "checkpoint", "recipe", "seed"]
+        cells = [(suite, *cell) for suite in suites for cell in study.cells(suite)]
         outcomes, general = (
-            table[pd.MultiIndex.from_frame(table[["suite", "checkpoint", "recipe", "seed"]]).isin(cells)].reset_index(
-                drop=True
-            )
+            table[pd.MultiIndex.from_frame(table[keys]).isin(cells)].reset_index(drop=True)
             for table in (outcomes, general)
         )
     return Tables(scale, outcomes, general, {suite: load_suite(root, scale, suite)["parameters"] for suite in suites})

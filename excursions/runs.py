@@ -41,7 +41,7 @@ from excursions.files import Progress, file_digest, whole_file
 from excursions.general import check_source
 from excursions.model import load_model, one_thread, weight_files
 from excursions.params import Scale, UserError
-from excursions.processes import Processes, end_with, is_launched
+from excursions.processes import Processes, end_with, is_first, is_launched
 from excursions.recipes import PARENTS, READS, Training, training
 from excursions.rollout.engines import start_engine
 
@@ -113,7 +113,7 @@ def train_runs(wanted: Iterable[Run], scale: Scale, root: Path) -> list[Run]:
     checkpoints = [r.checkpoint for r in wanted]
     todo = [r for r in wanted if not is_current(r, scale, root)]
     todo.sort(key=lambda r: (checkpoints.index(r.checkpoint), ORDER.index(r.recipe)))
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         print(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there already, {len(todo)} to compute", flush=True)
     if not todo:
         return []

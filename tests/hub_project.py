@@ -80,8 +80,8 @@ def make_project(root: Path, shared: Path) -> Path:
 def write_params(root: Path, scale: params.Scale) -> None:
     """The project's params.yaml with `scale` as its paper block and that scale to run, for commands in `root`."""
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    raw |= {"scales": ["paper"], "checkpoints": list(CHECKPOINTS), "more_seeds": {}}
-    raw |= {"paper": json.loads(json.dumps(asdict(scale)))}
+    paper = json.loads(json.dumps(asdict(scale)))
+    raw |= {"scales": ["paper"], "checkpoints": list(CHECKPOINTS), "more_seeds": {}, "paper": paper}
     (root / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
 
 

@@ -16,8 +16,7 @@ NANO = STUDY.nano
 
 
 def test_every_run_of_the_study_is_there_and_current():
-    cells = ((c, r) for c in STUDY.checkpoints for r in STUDY.recipes)
-    wanted = [Run("nano", "main", c, r, s) for c, r in cells for s in STUDY.seeds_of(r, c)]
+    wanted = [Run("nano", "main", *cell) for cell in STUDY.cells()]
     assert [run.name for run in wanted if not is_current(run, NANO, ROOT)] == []
 
 

@@ -295,8 +295,8 @@ def test_size_of_results_is_that_of_committed_runs(nano):
 
 
 def all_runs(study, name, seeds=None) -> list[Run]:
-    cells = ((c, r) for c in study.checkpoints for r in study.recipes)
-    return [Run(name, "main", c, r, s) for c, r in cells for s in seeds or study.seeds_of(r, c)]
+    study = replace(study, seeds=tuple(seeds), more_seeds={}) if seeds else study
+    return [Run(name, "main", *cell) for cell in study.cells()]
 
 
 def costs_of(study, runs, pretrained=False):

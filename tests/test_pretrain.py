@@ -1,7 +1,11 @@
 """Pretraining: the suite loads, a killed run resumes to the same bytes, damage is named."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,6 +16,8 @@ from excursions import pretrain as module
 from excursions.model import load_model
 from excursions.params import UserError
 from excursions.pretrain import cosine, next_token_loss, pretrain, total_steps
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_checkpoints_load_in_half_precision_and_learn(suite, smoke):
@@ -54,6 +60,17 @@ def test_a_killed_run_goes_on_to_the_same_bytes(suite, smoke, tmp_path, monkeypa
     ):
         expected = suite / "checkpoints" / "smoke" / "main" / name
         assert (tmp_path / "suite" / name).read_bytes() == expected.read_bytes(), name
+
+
+def test_the_command_starts_itself_as_two_processes(suite, tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    command = [sys.executable, "-m", "excursions", "pretrain", "--root", str(tmp_path), "--scale", "smoke"]
+    done = subprocess.run([*command, "--processes", "2"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    two, one = (root / "checkpoints" / "smoke" / "main" for root in (tmp_path, suite))
+    logs = [pd.read_parquet(folder / "pretraining.parquet") for folder in (one, two)]
+    pd.testing.assert_frame_equal(logs[0].head(10), logs[1].head(10), rtol=1e-5)  # later on rounding grows
+    assert not logs[0].equals(logs[1])  # sums in another order: there were two
 
 
 def test_a_suite_that_is_there_is_kept(suite, smoke, monkeypatch, capsys):

@@ -8,9 +8,9 @@ from dataclasses import replace
 import distributed_work
 import pandas as pd
 import pytest
-from test_paper_scale import copy_of, samples
+from test_paper_scale import assert_rewards_change_the_model, copy_of, samples
 
-from excursions import recipes, results
+from excursions import results
 from excursions.runs import Run, train_run
 
 pytest.importorskip("vllm", reason="vLLM is not installed; make test-vllm installs it in an environment apart")
@@ -34,14 +34,7 @@ def test_greedy_evaluation_is_the_embedded_engines(hub_project, hub_scale, vllm_
 
 @pytest.mark.parametrize("recipe", ["rl", "parallel"])
 def test_rl_from_rewards_changes_the_model(hub_project, vllm_scale, tmp_path, monkeypatch, recipe):
-    """An untrained model earns no reward, so here some texts count as right."""
-    monkeypatch.setattr(recipes, "grade_completions", distributed_work.grade_by_text)
-    root = copy_of(hub_project, tmp_path, vllm_scale)
-    run = Run("paper", "main", "p88", recipe, 0)
-    train_run(run, vllm_scale, root)
-    log = pd.read_parquet(run.folder(root) / "training.parquet")
-    assert (log.grad_norm > 0).all() and log.reward.between(0.01, 0.99).all()
-    assert (log["sampling/sampling_logp_difference/mean"] < 1e-4).all()
+    assert_rewards_change_the_model(recipe, hub_project, vllm_scale, tmp_path, monkeypatch, 1e-4)
 
 
 def test_two_processes_run_the_recipes(hub_project, vllm_scale, tmp_path):
