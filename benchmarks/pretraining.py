@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from excursions import params
-from excursions.model import build_model
-from excursions.pretrain import adamw, next_token_loss, open_stream
+from excursions.models.model import build_model
+from excursions.training.pretrain import adamw, next_token_loss, open_stream
 
 STEPS = 6
 

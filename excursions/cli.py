@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def data(args: argparse.Namespace) -> None:
     """Checks the data and writes what was counted."""
-    from excursions.data_checks import check_data
+    from excursions.data.checks import check_data
     from excursions.files import write_json
 
     found = check_data(_scale(args))
@@ -49,8 +49,8 @@ def data(args: argparse.Namespace) -> None:
 
 def pretrain(args: argparse.Namespace) -> None:
     """Pretrains the suite of checkpoints."""
-    from excursions.pretrain import pretrain
-    from excursions.processes import is_launched, leave, relaunch
+    from excursions.models.processes import is_launched, leave, relaunch
+    from excursions.training.pretrain import pretrain
 
     if args.suite in _study(args).suites:
         raise UserError(f"'{args.suite}' is a public suite of params.yaml; give your own pretraining another --suite.")
@@ -65,9 +65,9 @@ def pretrain(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Computes the runs that are not there yet."""
-    from excursions.processes import leave
-    from excursions.runs import train_runs
-    from excursions.suites import prepare_suite
+    from excursions.models.processes import leave
+    from excursions.models.suites import prepare_suite
+    from excursions.study.runs import train_runs
 
     study, wanted = _study(args), _runs(args)
     if args.suite in study.suites:
@@ -78,8 +78,8 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Measures any checkpoint folder: pass@k on the questions of a split, and the general benchmarks."""
-    from excursions import statistics
-    from excursions.evaluate import asked_questions, few_shot_examples, measure_general, measure_outcomes
+    from excursions.evaluation.outcomes import asked_questions, few_shot_examples, measure_general, measure_outcomes
+    from excursions.findings import statistics
 
     scale, model, tokenizer, engine = _loaded(args)
     shown = few_shot_examples(scale, args.shots)
@@ -101,7 +101,7 @@ def notebook(args: argparse.Namespace) -> None:
     """Runs one notebook and writes its figures, claims and report."""
     import yaml
 
-    from excursions.notebook import run
+    from excursions.findings.notebook import run
 
     wrong = [pair for pair in args.parameter if "=" not in pair]
     if wrong:
@@ -112,7 +112,7 @@ def notebook(args: argparse.Namespace) -> None:
 
 def claims(args: argparse.Namespace) -> None:
     """Prints the claims with their measured effects and verdicts."""
-    from excursions.claims import load_claims, print_claims
+    from excursions.findings.claims import load_claims, print_claims
 
     found = load_claims(args.root, args.scale)
     if args.json:
@@ -123,8 +123,8 @@ def claims(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Prints what the study costs (FLOPs, hours, memory, disk), and which of its runs are there already."""
-    from excursions.costs import describe_costs, find_machine
-    from excursions.runs import describe_plan
+    from excursions.study.costs import describe_costs, find_machine
+    from excursions.study.runs import describe_plan
 
     study, scale, runs = _study(args), _scale(args), _runs(args)
     machine = find_machine(
@@ -144,7 +144,7 @@ def plan(args: argparse.Namespace) -> None:
 
 def cells(args: argparse.Namespace) -> None:
     """Lists the commands of the study in dependency order, one job a line, for a shell or a cluster."""
-    from excursions.cells import study_cells
+    from excursions.study.cells import study_cells
 
     found, remark = study_cells(_runs(args), _study(args), args.root, args.launcher)
     if args.json:
@@ -157,7 +157,7 @@ def cells(args: argparse.Namespace) -> None:
 
 def sample(args: argparse.Namespace) -> None:
     """Prints completions of a question by a checkpoint, each with its grade."""
-    from excursions.evaluate import few_shot_examples, load_questions, measure_outcomes
+    from excursions.evaluation.outcomes import few_shot_examples, load_questions, measure_outcomes
 
     scale, _, tokenizer, engine = _loaded(args)
     questions = load_questions(scale)
@@ -175,9 +175,10 @@ def sample(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Writes the questions as JSONL and the results as CSV, for other tools."""
-    from excursions import results
-    from excursions.evaluate import load_questions
+    from excursions.evaluation.outcomes import load_questions
     from excursions.files import whole_file
+    from excursions.findings import estimates
+    from excursions.results import tables as results
 
     scale = _scale(args)
     for split, rows in vars(load_questions(scale)).items():
@@ -188,7 +189,7 @@ def export(args: argparse.Namespace) -> None:
         "general": results.load_general(args.root, args.scale, args.suite),
         "training": results.load_training(args.root, args.scale, args.suite),
     }
-    tables["pass_at_k"] = results.pass_at_k_table(results.last_step(tables["outcomes"]))
+    tables["pass_at_k"] = estimates.pass_at_k_table(estimates.last_step(tables["outcomes"]))
     for name, table in tables.items():
         with whole_file(args.to / f"{name}.csv") as file:
             table.to_csv(file, index=False)
@@ -197,7 +198,7 @@ def export(args: argparse.Namespace) -> None:
 
 def grade(args: argparse.Namespace) -> None:
     """Grades one prediction, or the lines of a file."""
-    from excursions.grade import grade_jsonl, is_correct
+    from excursions.grading.grade import grade_jsonl, is_correct
 
     if args.jsonl:
         print("\n".join(str(int(correct)) for correct in grade_jsonl(args.jsonl)))
@@ -209,7 +210,7 @@ def grade(args: argparse.Namespace) -> None:
 
 def smoke(args: argparse.Namespace) -> None:
     """Runs the whole pipeline at smoke scale in a temporary copy of the project."""
-    from excursions.smoke import run_smoke
+    from excursions.study.smoke import run_smoke
 
     run_smoke(args.root, args.keep)
 
@@ -224,8 +225,8 @@ def _scale(args: argparse.Namespace) -> params.Scale:
 
 def _runs(args: argparse.Namespace) -> list:
     """The runs named by --checkpoint, --recipe and --seed, each of them all of params.yaml by default."""
-    from excursions.runs import Run
-    from excursions.suites import suite_checkpoints
+    from excursions.models.suites import suite_checkpoints
+    from excursions.study.runs import Run
 
     study = _study(args)
     for name in args.recipe:
@@ -245,9 +246,9 @@ def _runs(args: argparse.Namespace) -> list:
 
 def _loaded(args: argparse.Namespace) -> tuple:
     """The scale, and the model of --model or --checkpoint with its tokenizer and an engine that samples from it."""
-    from excursions.model import load_model, one_thread
+    from excursions.models.model import load_model, one_thread
+    from excursions.models.suites import prepare_suite, suite_checkpoints
     from excursions.rollout.engines import start_engine
-    from excursions.suites import prepare_suite, suite_checkpoints
 
     one_thread()
     study, scale = _study(args), _scale(args)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from excursions import results
 from excursions.params import RECIPES
+from excursions.results import tables as results
 
 PARAMETERS = 900_000
 TOTAL_TOKENS = 14_000_000

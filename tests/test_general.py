@@ -14,7 +14,10 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
-from excursions.general import (
+from excursions.data.nano.benchmarks import make_items
+from excursions.data.nano.tokenizer import build_tokenizer
+from excursions.data.nano.world import World, words
+from excursions.evaluation.general import (
     BENCHMARKS,
     HARNESS_TASKS,
     Source,
@@ -24,11 +27,8 @@ from excursions.general import (
     load_tasks,
     nano_source,
 )
-from excursions.nano.benchmarks import make_items
-from excursions.nano.world import World, words
 from excursions.params import UserError
-from excursions.sft import Example, completion_loss
-from excursions.tokenizer import build_tokenizer
+from excursions.training.sft import Example, completion_loss
 
 torch.set_num_threads(1)
 ITEMS = 24

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from excursions import math_worker
-from excursions.grade import extract_answer, grade_batch, grade_jsonl, is_correct
+from excursions.grading import math_worker
+from excursions.grading.grade import extract_answer, grade_batch, grade_jsonl, is_correct
 from excursions.params import UserError
 
 

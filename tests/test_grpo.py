@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
-from excursions.grpo import Group, completion_logprobs, group_advantages, grpo_loss, rl_gradients
 from excursions.params import UserError
 from excursions.rollout.sampler import Completion
+from excursions.training.grpo import Group, completion_logprobs, group_advantages, grpo_loss, rl_gradients
 
 VOCAB, ROWS = 29, 32  # ids the sampler draws, rows of the embedding and the head
 TEMPERATURE = 0.7

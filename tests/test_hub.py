@@ -16,10 +16,11 @@ import torch
 import yaml
 from hub_project import ROOT, instruct, instruct_rows, make_tokenizer, read, write
 
-from excursions import grade, hub
-from excursions.data_checks import check_data, search_stream
+from excursions.data import public as hub
+from excursions.data.checks import check_data, search_stream
+from excursions.data.questions import normalize
+from excursions.grading import grade
 from excursions.params import UserError
-from excursions.questions import normalize
 
 
 @pytest.fixture(scope="module")

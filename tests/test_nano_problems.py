@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from excursions import grade, params
-from excursions.data_checks import check_data
-from excursions.nano import corpus, problems
-from excursions.questions import build_prompt, cut_completion, normalize
-from excursions.tokenizer import build_tokenizer
+from excursions import params
+from excursions.data.checks import check_data
+from excursions.data.nano import corpus, problems
+from excursions.data.nano.tokenizer import build_tokenizer
+from excursions.data.questions import build_prompt, cut_completion, normalize
+from excursions.grading import grade
 
 SMOKE = params.load(Path(__file__).parents[1] / "params.yaml").smoke
 

@@ -8,7 +8,7 @@ import papermill
 import pytest
 from synthetic import make_study
 
-from excursions import claims, notebook
+from excursions.findings import claims, notebook
 from excursions.params import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -18,21 +18,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from excursions import cli, costs, params, planning
-from excursions.cells import study_cells
-from excursions.evaluate import measure_general
-from excursions.grpo import Group, completion_logprobs, rl_gradients
-from excursions.model import build_model
-from excursions.nano import corpus
+from excursions import cli, params
+from excursions.data.nano import corpus
+from excursions.evaluation.outcomes import measure_general
+from excursions.models.model import build_model
 from excursions.params import RECIPES, UserError
-from excursions.planning import Lengths
-from excursions.pretrain import adamw, next_token_loss
-from excursions.recipes import PARENTS, step_optimizer
 from excursions.rollout.sampler import Completion
 from excursions.rollout.torch_engine import TorchEngine
 from excursions.rollout.transformers_engine import TransformersEngine
-from excursions.runs import Run
-from excursions.sft import MICRO_BATCH, Example, completion_loss, sft_gradients
+from excursions.study import costs, planning
+from excursions.study.cells import study_cells
+from excursions.study.planning import Lengths
+from excursions.study.runs import Run
+from excursions.training.grpo import Group, completion_logprobs, rl_gradients
+from excursions.training.pretrain import adamw, next_token_loss
+from excursions.training.recipes import PARENTS, step_optimizer
+from excursions.training.sft import MICRO_BATCH, Example, completion_loss, sft_gradients
 
 ROOT = Path(__file__).parents[1]
 CLOSE = 0.2  # what the formulas promise

@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from excursions import pretrain as module
-from excursions.model import load_model
+from excursions.models.model import load_model
 from excursions.params import UserError
-from excursions.pretrain import cosine, next_token_loss, pretrain, total_steps
+from excursions.training import pretrain as module
+from excursions.training.pretrain import cosine, next_token_loss, pretrain, total_steps
 
 ROOT = Path(__file__).parents[1]
 

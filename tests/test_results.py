@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import make_study
 
-from excursions import results, statistics
+from excursions.findings import estimates, statistics
 from excursions.params import UserError
+from excursions.results import tables as results
 
 RUN = dict.fromkeys(results.RUN_KEYS, 0) | {"parameters": {"rl": {"steps": 2}}, "fingerprint": "abc"}
 FILES = ["general.parquet", "outcomes.parquet", "run.json", "samples.jsonl.gz", "training.parquet"]
@@ -227,7 +228,7 @@ def test_suite_json_is_checked(tmp_path):
     with pytest.raises(UserError, match="key 'total_tokens' is missing"):
         results.load_suite(tmp_path, "nano")
     file.write_text('{"parameters": 100, "tokens": {"p20": 1000}, "total_tokens": 5000}')
-    assert results.chinchilla(1000, results.load_suite(tmp_path, "nano")["parameters"]) == 0.5
+    assert estimates.chinchilla(1000, results.load_suite(tmp_path, "nano")["parameters"]) == 0.5
 
 
 def test_pass_at_k_table_is_of_the_last_step_and_holds_all_seeds(tmp_path):
@@ -235,7 +236,7 @@ def test_pass_at_k_table_is_of_the_last_step_and_holds_all_seeds(tmp_path):
         write(tmp_path, seed=seed)
     write(tmp_path, recipe="base", samples=8)
     outcomes = results.load_outcomes(tmp_path, "nano")
-    table = results.pass_at_k_table(outcomes)
+    table = estimates.pass_at_k_table(outcomes)
     assert table[["recipe", "benchmark", "k"]].apply(tuple, axis=1).tolist() == [
         *(("base", benchmark, k) for benchmark in ("easy", "hard") for k in (1, 8)),  # 8 samples: no pass@32
         *(("rl", benchmark, k) for benchmark in ("easy", "hard") for k in (1, 8, 32)),
@@ -245,28 +246,28 @@ def test_pass_at_k_table_is_of_the_last_step_and_holds_all_seeds(tmp_path):
     assert row["estimate"] == pytest.approx(100 * statistics.pass_at_k(last["n"], last["correct"], 8).mean())
     assert row["ci_low"] < row["estimate"] < row["ci_high"]
     assert (row["n_seeds"], row["n_questions"]) == (3, 20)
-    by_step = results.pass_at_k_table(outcomes, by_step=True)
+    by_step = estimates.pass_at_k_table(outcomes, by_step=True)
     assert sorted(by_step["step"].unique()) == [0, 2]
     kept = by_step[by_step["step"] == 2].drop(columns="step").reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, table)
-    pd.testing.assert_frame_equal(results.pass_at_k_table(outcomes.sample(frac=1, random_state=1)), table)
+    pd.testing.assert_frame_equal(estimates.pass_at_k_table(outcomes.sample(frac=1, random_state=1)), table)
 
 
 def test_only_common_questions_are_compared(tmp_path):
     outcomes, _, _ = tables_of_run()
     outcomes = outcomes[outcomes["benchmark"] == "easy"]
-    steps = results.per_question(
+    steps = estimates.per_question(
         outcomes[(outcomes["step"] == 2) | (outcomes["question_id"] < "easy-005")], 1, ["step"]
     )
     assert steps.shape == (2, 5)
     apart = outcomes[(outcomes["step"] == 2) == (outcomes["question_id"] < "easy-005")]
     with pytest.raises(UserError, match="no question in common"):
-        results.per_question(apart, 1, ["step"])
+        estimates.per_question(apart, 1, ["step"])
 
 
 def test_general_table_has_the_benchmarks_and_their_mean(tmp_path):
     write(tmp_path)
-    table = results.general_table(results.load_general(tmp_path, "nano")).set_index("benchmark")
+    table = estimates.general_table(results.load_general(tmp_path, "nano")).set_index("benchmark")
     assert table["estimate"].to_dict() == pytest.approx({"a": 50, "average": 60, "b": 60, "c": 70})
     assert (table["ci_low"] < table["estimate"]).all() and (table["estimate"] < table["ci_high"]).all()
     width = table["ci_high"] - table["ci_low"]

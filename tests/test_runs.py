@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 import torch
 
-from excursions import recipes, results, runs
-from excursions.model import load_model
+from excursions.models.model import load_model
+from excursions.models.processes import Processes
 from excursions.params import RECIPES, UserError
-from excursions.processes import Processes
+from excursions.results import tables as results
 from excursions.rollout.torch_engine import TorchEngine
-from excursions.runs import Run, fingerprint, is_current, train_run, train_runs
+from excursions.study import runs
+from excursions.study.runs import Run, fingerprint, is_current, train_run, train_runs
+from excursions.training import recipes
 
 TIMES = ["step_time", "share_rollout", "share_grading", "share_training", "sft_time"]
 
@@ -156,7 +158,7 @@ def test_workers_end_when_the_process_that_wants_them_is_killed():
     starter = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     program = f"""
 import time
-from excursions import processes
+from excursions.models import processes
 processes.end_with({starter.pid})
 print("at work", flush=True)
 time.sleep(100)

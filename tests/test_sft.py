@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from excursions.evaluate import load_questions
-from excursions.model import load_model
-from excursions.parallel import averaged_step
-from excursions.pretrain import adamw
-from excursions.recipes import step_optimizer
-from excursions.sft import (
+from excursions.evaluation.outcomes import load_questions
+from excursions.models.model import load_model
+from excursions.training.parallel import averaged_step
+from excursions.training.pretrain import adamw
+from excursions.training.recipes import step_optimizer
+from excursions.training.sft import (
     batch_indices,
     completion_loss,
     sft_examples,

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from excursions import statistics
+from excursions.findings import statistics
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 7])

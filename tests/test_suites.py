@@ -24,13 +24,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from excursions import cli, params, recipes, results
-from excursions.grpo import completion_logprobs
-from excursions.model import count_parameters, load_model, weight_files
+from excursions import cli, params
+from excursions.models.model import count_parameters, load_model, weight_files
+from excursions.models.suites import checkpoint_folder, prepare_suite, suite_checkpoints
 from excursions.params import Revision, Suite, UserError
-from excursions.runs import Run, train_run
-from excursions.sft import Example, completion_loss
-from excursions.suites import checkpoint_folder, prepare_suite, suite_checkpoints
+from excursions.results import tables as results
+from excursions.study.runs import Run, train_run
+from excursions.training import recipes
+from excursions.training.grpo import completion_logprobs
+from excursions.training.sft import Example, completion_loss
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,170 @@
+"""Next-token prediction on the stream; writes the suite of checkpoints (paper, section 2: OLMo2, AdamW, cosine).
+
+Interrupted, it goes on from its last saved state and ends with the same bytes. Several processes (see `processes`) each
+compute their part of every batch, and each reads the whole stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedTokenizerFast
+
+from excursions.data import public as hub
+from excursions.data.nano import corpus
+from excursions.files import Progress, whole_file, write_json
+from excursions.models.model import build_model, count_parameters, save_model
+from excursions.models.processes import Processes, clip_gradients, is_first
+from excursions.params import Pretrain, Scale, UserError, percent
+
+PRETRAINING_CODE = 1  # raise it when a change to the code alters what pretraining computes
+SAVE_EVERY = 100  # steps between saved states
+
+
+def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
+    """Trains the model from random weights and writes the checkpoints named in `pretrain.save`.
+
+    folder: where the suite goes: one Hugging Face folder per checkpoint, suite.json and pretraining.parquet.
+    scratch: where the state of an unfinished run is kept; emptied at the end.
+    Raises UserError if the batch cannot be split evenly over the processes.
+    """
+    params = scale.pretrain
+    wanted = fingerprint(scale)
+    if _suite_is_current(folder, params.save, wanted):
+        if is_first():
+            print(f"the suite in {folder} is there already", flush=True)
+        return
+    torch.set_num_threads(params.threads)
+    processes = Processes()
+    if params.batch_size % processes.count:
+        raise UserError(
+            f"pretrain.batch_size is {params.batch_size}, which {processes.count} processes cannot share evenly; "
+            f"accepted: a number of processes that divides it."
+        )
+    tokenizer, stream = open_stream(scale)
+    model = processes.place(build_model(scale.model, tokenizer, params.seed))
+    optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
+
+    steps = total_steps(scale)
+    save_at = {max(1, round(steps * percent(name) / 100)): name for name in params.save}
+    states = scratch / "pretrain"
+    state = processes.load_about(states)
+    if state and state["fingerprint"] == wanted:
+        processes.load_tensors(states, model, [optimizer])
+        stream.load_state_dict(state["stream"])
+    else:
+        state = {"fingerprint": wanted, "step": 0, "log": []}
+    progress = Progress("pretraining", steps, state["step"], quiet=not processes.is_main)
+
+    for step in range(state["step"] + 1, steps + 1):
+        batch = stream.next_batch()
+        learning_rate = cosine(step, steps, params)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss = batch_gradients(model, batch, params.micro_batch, processes)
+        norm = clip_gradients(model, params.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        state["log"].append([step, step * batch.size, loss, norm, learning_rate])
+        progress.step(loss=loss)
+        if step in save_at:
+            plain = processes.plain(model)
+            if processes.is_main:
+                save_model(plain, tokenizer, folder / save_at[step], params.dtype)
+        if step % SAVE_EVERY == 0:
+            state |= {"step": step, "stream": stream.state_dict()}
+            processes.save_state(states, step, model, [optimizer], state)
+
+    if processes.is_main:
+        columns = ["step", "tokens", "loss", "grad_norm", "learning_rate"]
+        with whole_file(folder / "pretraining.parquet") as temporary:
+            pd.DataFrame(state["log"], columns=columns).to_parquet(temporary, index=False)
+        tokens = {name: step * params.batch_size * scale.model.context for step, name in save_at.items()}
+        about = {
+            "parameters": count_parameters(model),
+            "tokens": tokens,
+            "total_tokens": total_steps(scale) * params.batch_size * scale.model.context,
+            "fingerprint": wanted,
+        }
+        write_json(folder / "suite.json", about)
+    processes.delete_state(states)
+
+
+def open_stream(scale: Scale) -> tuple[PreTrainedTokenizerFast, corpus.Stream | hub.PackedStream]:
+    """The tokenizer, and the stream of batches (batch, context) at its beginning."""
+    if scale.questions.source == "nano":
+        tokenizer = corpus.tokenizer(scale.questions.seed)
+        return tokenizer, corpus.Stream(scale.questions, scale.pretrain.batch_size, scale.model.context)
+    tokenizer = hub.load_tokenizer(scale.hub.tokenizer)
+    return tokenizer, hub.PackedStream(scale, tokenizer)
+
+
+def batch_gradients(model: torch.nn.Module, ids_bt: np.ndarray, micro_batch: int | None, processes: Processes) -> float:
+    """Adds to `.grad` the gradient of the mean cross-entropy of a batch (batch, token) that all processes have and
+    each computes a part of; returns the loss of the whole batch."""
+    own_bt = torch.from_numpy(ids_bt[processes.rank :: processes.count]).to(processes.device)
+    total = 0.0
+    for part_bt in own_bt.split(micro_batch or len(own_bt)):
+        loss = next_token_loss(model, part_bt) * (len(part_bt) / len(ids_bt))
+        loss.backward()
+        total += loss.item()
+    processes.sum_gradients(model)
+    return processes.sum({"loss": total})["loss"]
+
+
+def fingerprint(scale: Scale) -> str:
+    """Hash of everything the suite depends on: its parameters, the stream, the version of the code. A parameter that
+    is null changes nothing and is left out."""
+    if scale.questions.source == "nano":
+        stream = hashlib.sha256(next(corpus.token_blocks(scale.questions)).tobytes()).hexdigest()
+    else:
+        stream = [scale.hub.tokenizer, scale.hub.stream, scale.hub.stream_config]
+    parameters = {name: value for name, value in asdict(scale.pretrain).items() if value is not None}
+    about = [PRETRAINING_CODE, asdict(scale.model), parameters, stream]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _suite_is_current(folder: Path, names: tuple[str, ...], wanted: str) -> bool:
+    try:
+        found = json.loads((folder / "suite.json").read_text(encoding="utf-8"))["fingerprint"]
+    except (FileNotFoundError, KeyError, json.JSONDecodeError):
+        return False
+    return found == wanted and all((folder / name / "model.safetensors").is_file() for name in names)
+
+
+def next_token_loss(model: torch.nn.Module, ids_bt: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of each token given those before it. ids_bt: (batch, token)."""
+    logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1].float()
+    return F.cross_entropy(logits_btv.flatten(0, 1), ids_bt[:, 1:].flatten().long())
+
+
+def adamw(
+    model: torch.nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas))
+
+
+def cosine(step: int, steps: int, params: Pretrain) -> float:
+    """Learning rate at a step (1 to `steps`): linear warm-up, then a cosine to the final ratio of the peak."""
+    if step <= params.warmup_steps:
+        return params.learning_rate * step / params.warmup_steps
+    share = (step - params.warmup_steps) / max(1, steps - params.warmup_steps)
+    low = params.final_learning_rate_ratio
+    return params.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def total_steps(scale: Scale) -> int:
+    """Optimizer steps of the whole pretraining."""
+    return max(1, round(scale.pretrain.tokens / (scale.pretrain.batch_size * scale.model.context)))
