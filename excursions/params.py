@@ -15,7 +15,9 @@ from pathlib import Path
 
 import yaml
 
-RECIPES = ("base", "rl", "sft", "sft_gold", "sft_rl", "sft_gold_rl", "parallel")
+from excursions import recipes
+
+RECIPES = tuple(recipes.RECIPES)
 SCALES = ("smoke", "nano", "paper")
 ENGINES = ("torch", "transformers", "vllm")
 
@@ -129,6 +131,7 @@ class Evaluate:
     general: int  # items per general benchmark (nano); 0 = all
     seed: int
     kept_questions: int  # questions per benchmark whose completions are kept
+    kept_samples: int  # of each of them
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,7 @@ class Study:
     recipes: tuple[str, ...]
     seeds: tuple[int, ...]
     more_seeds: dict[str, dict[str, tuple[int, ...]]]  # recipe -> checkpoint -> seeds of these runs besides
+    keep_models: tuple[str, ...]  # <checkpoint>/seed-<k>: of these cells the trained models are kept
     suites: dict[str, Suite]
     smoke: Scale
     nano: Scale

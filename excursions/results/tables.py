@@ -36,8 +36,9 @@ OUTCOME_COLUMNS = IDENTITY | {
     "question_id": pa.string(),
     "n": pa.int64(),  # samples
     "correct": pa.int64(),  # of them correct
+    "valid": pa.int64(),  # of these derived step by step; null where that cannot be told
 }
-GENERAL_COLUMNS = IDENTITY | {"benchmark": pa.string(), "n": pa.int64(), "correct": pa.int64()}
+GENERAL_COLUMNS = IDENTITY | {"benchmark": pa.string(), "item_id": pa.string(), "correct": pa.int64()}
 # What every log has, named as in TRL; a log may have more (for example sft_loss).
 MEASUREMENTS = (
     "reward reward_std frac_reward_zero_std completions/mean_length completions/clipped_ratio entropy loss "
@@ -90,7 +91,7 @@ def write_run(
     lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
     files = {
         "outcomes.parquet": _parquet(outcomes, OUTCOME_COLUMNS, ["step", "benchmark", "question_id"]),
-        "general.parquet": _parquet(general, GENERAL_COLUMNS, ["benchmark"]),
+        "general.parquet": _parquet(general, GENERAL_COLUMNS, ["benchmark", "item_id"]),
         "training.parquet": _parquet(training, TRAINING_COLUMNS | further, ["step"]),
         # mtime 0: the header would otherwise hold the time of writing
         "samples.jsonl.gz": gzip.compress(lines.encode(), mtime=0),
@@ -187,6 +188,12 @@ def load_tables(root: Path | str, scale: str) -> Tables:
     return Tables(scale, outcomes, general, {suite: load_suite(root, scale, suite)["parameters"] for suite in suites})
 
 
+def tokens_of(root: Path | str, scale: str, suite: str, checkpoint: str) -> int:
+    """Pretraining tokens that a checkpoint has seen. Raises UserError if its suite.json does not say so."""
+    tokens = load_suite(root, scale, suite)["tokens"]
+    return tokens[params.one_of(checkpoint, list(tokens), f"checkpoint in suite.json of {scale}, suite {suite}")]
+
+
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     """Rows sorted as a reader expects: along pretraining, recipes in the order of RECIPES."""
     keys = ["suite", "tokens", "checkpoint", "recipe", "seed", "step", "benchmark", "question_id", "k"]
@@ -207,7 +214,7 @@ def _parquet(frame: pd.DataFrame, columns: dict[str, pa.DataType], order: list[s
     if missing:
         raise ValueError(f"missing {', '.join(missing)}; found: {', '.join(map(str, frame.columns))}.")
     frame = frame[list(columns)].sort_values(order, kind="stable")
-    if "correct" in columns and not frame["correct"].between(0, frame["n"]).all():
+    if "n" in columns and not frame["correct"].between(0, frame["n"]).all():
         raise ValueError("correct must lie between 0 and n.")
     if frame.duplicated(order).any():
         raise ValueError(f"two rows have the same {', '.join(order)}.")
@@ -239,7 +246,7 @@ def _identity(folder: Path) -> dict[str, str | int]:
 
 
 def _load(root: Path | str, scale: str, suite: str, name: str, columns: dict[str, pa.DataType]) -> pd.DataFrame:
-    tables = [_read(folder / name, columns) for folder in _run_folders(root, scale, suite)]
+    tables = [read_table(folder / name, columns) for folder in _run_folders(root, scale, suite)]
     table = pa.concat_tables(tables, promote_options="default").to_pandas()
     tokens = table.groupby("checkpoint")["tokens"].unique()
     for checkpoint, found in tokens[tokens.map(len) > 1].items():
@@ -250,7 +257,7 @@ def _load(root: Path | str, scale: str, suite: str, name: str, columns: dict[str
     return in_order(table)
 
 
-def _read(file: Path, columns: dict[str, pa.DataType]) -> pa.Table:
+def read_table(file: Path, columns: dict[str, pa.DataType]) -> pa.Table:
     """One table of one run, checked against the contract."""
     try:
         table = pq.ParquetFile(file).read()
