@@ -72,8 +72,8 @@ def compare(run: Run, scale: Scale, root: Path) -> tuple[str | None, float]:
     """What differs beyond the tolerance, if anything, and the largest difference relative to its number."""
     processes = Processes()
     folder = run.folder(root)
-    outcomes = tables.read_table(folder / "outcomes.parquet", tables.OUTCOME_COLUMNS).to_pandas()
-    log = tables.read_table(folder / "training.parquet", tables.TRAINING_COLUMNS).to_pandas()
+    outcomes = tables.load_run(folder, "outcomes")
+    log = tables.load_run(folder, "training")
     model, tokenizer = start_model(run, scale, root, processes)
     with closing(start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
         job = Job(run, scale, root, model, tokenizer, engine, processes)
