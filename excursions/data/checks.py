@@ -7,6 +7,7 @@ from itertools import islice
 
 from excursions.data import public as hub
 from excursions.data.nano import corpus
+from excursions.data.public_stream import TextStream
 from excursions.data.questions import Question, normalize
 from excursions.evaluation.outcomes import load_questions, questions_digest
 from excursions.grading import grade
@@ -50,7 +51,7 @@ def check_data(scale: Scale) -> dict:
     }
     if not public:
         return found | {"stream": check_stream(scale, seen)}
-    stream = hub.TextStream(scale.hub.stream, scale.hub.stream_config)
+    stream = TextStream(scale.hub.stream, scale.hub.stream_config)
     return found | {
         "training_rows": hub.train_counts(scale),
         "test_questions_alike": alike,
@@ -74,7 +75,7 @@ def check_stream(scale: Scale, asked: dict[str, str]) -> dict[str, int]:
     return {"tokens_searched": tokens, "documents_searched": documents}
 
 
-def search_stream(stream: hub.TextStream, asked: Iterable[Question]) -> dict[str, int | list[str]]:
+def search_stream(stream: TextStream, asked: Iterable[Question]) -> dict[str, int | list[str]]:
     """Searches the first documents of a public stream for whole questions of at least SPOKEN words.
 
     Returns how many documents were searched, and the ids of the questions found.

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerFast
 
-from excursions.data import public as hub
+from excursions.data import public_files, public_stream
 from excursions.data.nano import corpus
 from excursions.files import Progress, whole_file, write_json
 from excursions.models.model import build_model, count_parameters, save_model
@@ -98,13 +98,13 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
     processes.delete_state(states)
 
 
-def open_stream(scale: Scale) -> tuple[PreTrainedTokenizerFast, corpus.Stream | hub.PackedStream]:
+def open_stream(scale: Scale) -> tuple[PreTrainedTokenizerFast, corpus.Stream | public_stream.PackedStream]:
     """The tokenizer, and the stream of batches (batch, context) at its beginning."""
     if scale.questions.source == "nano":
         tokenizer = corpus.tokenizer(scale.questions.seed)
         return tokenizer, corpus.Stream(scale.questions, scale.pretrain.batch_size, scale.model.context)
-    tokenizer = hub.load_tokenizer(scale.hub.tokenizer)
-    return tokenizer, hub.PackedStream(scale, tokenizer)
+    tokenizer = public_files.load_tokenizer(scale.hub.tokenizer)
+    return tokenizer, public_stream.PackedStream(scale, tokenizer)
 
 
 def batch_gradients(model: torch.nn.Module, ids_bt: np.ndarray, micro_batch: int | None, processes: Processes) -> float:
