@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from excursions.data import general, public
+from excursions.data import general, public, public_files, public_stream
 from excursions.data.general import GeneralTasks
 from excursions.data.questions import Question, QuestionSet, normalize
 from excursions.data.source import Stream
@@ -29,10 +29,10 @@ class PublicSource:
         return public.load_question_set(self.scale)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        return public.load_tokenizer(self.scale.hub.tokenizer)
+        return public_files.load_tokenizer(self.scale.hub.tokenizer)
 
     def stream(self) -> Stream:
-        return public.PackedStream(self.scale, self.tokenizer())
+        return public_stream.PackedStream(self.scale, self.tokenizer())
 
     def stream_identity(self) -> object:
         return [self.scale.hub.tokenizer, self.scale.hub.stream, self.scale.hub.stream_config]
@@ -42,14 +42,14 @@ class PublicSource:
         return general.hub_tasks(self.scale.evaluate.general, Path(folder) if folder else None)
 
     def search_stream(self, asked: dict[str, str]) -> dict:
-        stream = public.TextStream(self.scale.hub.stream, self.scale.hub.stream_config)
+        stream = public_stream.TextStream(self.scale.hub.stream, self.scale.hub.stream_config)
         return {"training_rows": public.train_counts(self.scale), "stream": search_texts(stream, asked)}
 
     def check_steps(self) -> Callable[[Question, str], bool] | None:
         return None
 
 
-def search_texts(stream: public.TextStream, asked: dict[str, str]) -> dict[str, int | list[str]]:
+def search_texts(stream: public_stream.TextStream, asked: dict[str, str]) -> dict[str, int | list[str]]:
     """Searches the first documents of a stream for whole questions of at least SPOKEN words.
 
     asked: normalized text -> id. Returns how many documents were searched, and the ids of the questions found.

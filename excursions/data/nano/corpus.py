@@ -186,7 +186,7 @@ def token_blocks(params: Questions, start_block: int = 0) -> Iterator[np.ndarray
 
 
 class Stream:
-    """The stream cut into batches, resumable at any of them (`hub.PackedStream` is its like for public data)."""
+    """The stream cut into batches, resumable at any of them (for public data: `public_stream.PackedStream`)."""
 
     def __init__(self, params: Questions, batch_size: int, context: int) -> None:
         self.params, self.shape = params, (batch_size, context)
