@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
     tokenizer, stream = open_stream(scale)
     model = processes.place(build_model(scale.model, tokenizer, params.seed))
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
+    token_loss = torch.compile(next_token_loss, dynamic=False) if params.compile else next_token_loss
 
     steps = total_steps(scale)
     save_at = {max(1, round(steps * percent(name) / 100)): name for name in params.save}
@@ -69,7 +71,7 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
         learning_rate = cosine(step, steps, params)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        loss = batch_gradients(model, batch, params.micro_batch, processes)
+        loss = batch_gradients(model, batch, params.micro_batch, processes, token_loss)
         norm = clip_gradients(model, params.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -102,18 +104,26 @@ def open_stream(scale: Scale) -> tuple[PreTrainedTokenizerFast, corpus.Stream | 
     """The tokenizer, and the stream of batches (batch, context) at its beginning."""
     if scale.questions.source == "nano":
         tokenizer = corpus.tokenizer(scale.questions.seed)
-        return tokenizer, corpus.Stream(scale.questions, scale.pretrain.batch_size, scale.model.context)
+        return tokenizer, corpus.Stream(
+            scale.questions, scale.pretrain.batch_size, scale.model.context, scale.pretrain.mixture
+        )
     tokenizer = hub.load_tokenizer(scale.hub.tokenizer)
     return tokenizer, hub.PackedStream(scale, tokenizer)
 
 
-def batch_gradients(model: torch.nn.Module, ids_bt: np.ndarray, micro_batch: int | None, processes: Processes) -> float:
+def batch_gradients(
+    model: torch.nn.Module,
+    ids_bt: np.ndarray,
+    micro_batch: int | None,
+    processes: Processes,
+    token_loss: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] | None = None,
+) -> float:
     """Adds to `.grad` the gradient of the mean cross-entropy of a batch (batch, token) that all processes have and
     each computes a part of; returns the loss of the whole batch."""
     own_bt = torch.from_numpy(ids_bt[processes.rank :: processes.count]).to(processes.device)
     total = 0.0
     for part_bt in own_bt.split(micro_batch or len(own_bt)):
-        loss = next_token_loss(model, part_bt) * (len(part_bt) / len(ids_bt))
+        loss = (token_loss or next_token_loss)(model, part_bt) * (len(part_bt) / len(ids_bt))
         loss.backward()
         total += loss.item()
     processes.sum_gradients(model)
@@ -124,7 +134,9 @@ def fingerprint(scale: Scale) -> str:
     """Hash of everything the suite depends on: its parameters, the stream, the version of the code. A parameter that
     is null changes nothing and is left out."""
     if scale.questions.source == "nano":
-        stream = hashlib.sha256(next(corpus.token_blocks(scale.questions)).tobytes()).hexdigest()
+        stream = hashlib.sha256(
+            next(corpus.token_blocks(scale.questions, mixture=scale.pretrain.mixture)).tobytes()
+        ).hexdigest()
     else:
         stream = [scale.hub.tokenizer, scale.hub.stream, scale.hub.stream_config]
     parameters = {name: value for name, value in asdict(scale.pretrain).items() if value is not None}
