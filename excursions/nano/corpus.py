@@ -166,7 +166,8 @@ def token_blocks(
 ) -> Iterator[np.ndarray]:
     """Endless blocks of the stream as arrays of token ids (block_tokens,), documents separated by the end token.
 
-    mixture: shares of math, reasoning and general by tokens, if not the paper's (SHARES). Whichever part of the mixture is furthest behind its share of the block's tokens gives the next document.
+    mixture: shares of math, reasoning and general by tokens, if not the paper's (SHARES). Whichever part is furthest
+    behind its share of the block's tokens gives the next document.
     """
     shares = {name: share for name, share in (mixture or SHARES).items() if share}
     land, encoder = world.World(params.seed), tokenizer(params.seed)
