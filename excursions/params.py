@@ -43,6 +43,7 @@ class Pretrain:
     """Next-token prediction on the stream, and which checkpoints of it are kept."""
 
     tokens: int
+    mixture: dict[str, float] | None  # shares of math, reasoning and general (nano); null = those of the paper
     batch_size: int  # sequences of `context` tokens
     micro_batch: int | None  # sequences of one process in one forward pass; null = all of its part of the batch
     learning_rate: float  # peak
@@ -55,6 +56,7 @@ class Pretrain:
     save: tuple[str, ...]  # names pNN: percent of pretraining
     dtype: str  # of the saved checkpoints
     threads: int
+    compile: bool  # torch.compile of the loss: twice as fast on a CPU, and needs a C++ compiler there
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ class Questions:
     validation: int  # per benchmark
     test: int  # per benchmark
     solutions: int  # gold solutions per question
+    # Shares of the cells of word problems (nano); null for public data. Dicts have no hash, and `==` tells them apart.
+    easy_mixture: dict[str, float] | None = dataclasses.field(hash=False)
+    hard_mixture: dict[str, float] | None = dataclasses.field(hash=False)
     seed: int
     prompt: str  # with {question}
     separator: str  # between the examples of a few-shot prompt

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
     tokenizer, stream = source.tokenizer(), source.stream()
     model = processes.place(build_model(scale.model, tokenizer, params.seed))
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
+    token_loss = torch.compile(next_token_loss, dynamic=False) if params.compile else next_token_loss
 
     steps = total_steps(scale)
     save_at = {max(1, round(steps * percent(name) / 100)): name for name in params.save}
@@ -70,7 +72,7 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
         learning_rate = cosine(step, steps, params.learning_rate, params.warmup_steps, params.final_learning_rate_ratio)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        loss = batch_gradients(model, batch, params.micro_batch, processes)
+        loss = batch_gradients(model, batch, params.micro_batch, processes, token_loss)
         norm = clip_gradients(model, params.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -99,13 +101,19 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
     processes.delete_state(states)
 
 
-def batch_gradients(model: torch.nn.Module, ids_bt: np.ndarray, micro_batch: int | None, processes: Processes) -> float:
+def batch_gradients(
+    model: torch.nn.Module,
+    ids_bt: np.ndarray,
+    micro_batch: int | None,
+    processes: Processes,
+    token_loss: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] | None = None,
+) -> float:
     """Adds to `.grad` the gradient of the mean cross-entropy of a batch (batch, token) that all processes have and
     each computes a part of; returns the loss of the whole batch."""
     own_bt = torch.from_numpy(ids_bt[processes.rank :: processes.count]).to(processes.device)
     total = 0.0
     for part_bt in own_bt.split(micro_batch or len(own_bt)):
-        loss = next_token_loss(model, part_bt) * (len(part_bt) / len(ids_bt))
+        loss = (token_loss or next_token_loss)(model, part_bt) * (len(part_bt) / len(ids_bt))
         loss.backward()
         total += loss.item()
     processes.sum_gradients(model)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from excursions.data import general
 from excursions.data.general import GeneralTasks
-from excursions.data.nano import corpus
+from excursions.data.nano import corpus, problems
 from excursions.data.questions import Question, QuestionSet, normalize
 from excursions.data.source import Stream
 from excursions.params import Scale, UserError
@@ -33,10 +34,11 @@ class NanoSource:
         return corpus.tokenizer(self.scale.questions.seed)
 
     def stream(self) -> Stream:
-        return corpus.Stream(self.scale.questions, self.scale.pretrain.batch_size, self.scale.model.context)
+        pretrain = self.scale.pretrain
+        return corpus.Stream(self.scale.questions, pretrain.batch_size, self.scale.model.context, pretrain.mixture)
 
     def stream_identity(self) -> object:
-        return hashlib.sha256(next(corpus.token_blocks(self.scale.questions)).tobytes()).hexdigest()
+        return hashlib.sha256(next(self._blocks()).tobytes()).hexdigest()
 
     def general(self) -> GeneralTasks:
         evaluate = self.scale.evaluate
@@ -45,7 +47,7 @@ class NanoSource:
     def search_stream(self, asked: dict[str, str]) -> dict:
         tokenizer = self.tokenizer()
         tokens, documents = 0, 0
-        for ids in islice(corpus.token_blocks(self.scale.questions), STREAM_BLOCKS):
+        for ids in islice(self._blocks(), STREAM_BLOCKS):
             if (ids == tokenizer.unk_token_id).any():
                 raise UserError("the pretraining stream holds words that the tokenizer does not know.")
             tokens += len(ids)
@@ -57,4 +59,7 @@ class NanoSource:
         return {"stream": {"tokens_searched": tokens, "documents_searched": documents}}
 
     def check_steps(self) -> Callable[[Question, str], bool] | None:
-        return None
+        return lambda question, completion: problems.check_solution(question.text, completion)
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        return corpus.token_blocks(self.scale.questions, mixture=self.scale.pretrain.mixture)
