@@ -80,8 +80,9 @@ def general_table(general: pd.DataFrame) -> pd.DataFrame:
 
 def counts_by_seed(general: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
     """Of one checkpoint and recipe: items per benchmark, and correct ones as a table seed x benchmark."""
-    table = general.pivot(index="seed", columns="benchmark", values="correct").dropna(axis=1)
-    return general.groupby("benchmark")["n"].max()[table.columns], table
+    answers = general.groupby(["seed", "benchmark"], observed=True)["correct"]
+    table = answers.sum().unstack("benchmark").dropna(axis=1)
+    return answers.size().groupby("benchmark", observed=True).max()[table.columns], table
 
 
 def percent(found: statistics.Interval) -> dict[str, float]:
