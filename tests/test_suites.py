@@ -412,5 +412,5 @@ def test_a_public_suite_is_trained_and_measured_like_our_own(hub_project, hub_sc
 
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     assert cli.main(["notebook", "suite", "--root", str(root), "--scale", "paper", "-p", "suite=tiny"]) == 0
-    for file in ("figures/paper/suite_tiny.svg", "figures/paper/suite_tiny.png", "reports/paper/suite.html"):
+    for file in ("figures/paper/suite_tiny.svg", "figures/paper/suite_tiny.png", "reports/paper/suite_tiny.html"):
         assert (root / file).stat().st_size > 1000, file

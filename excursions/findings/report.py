@@ -49,7 +49,7 @@ def show(figure: Figure, root: Path | str, scale: str, name: str) -> HTML:
     plotting.save(figure, path)
     svg = path.with_name(f"{name}.svg").read_text(encoding="utf-8")
     image = svg[svg.index("<svg") :]
-    width, title = round(figure.get_size_inches()[0] * 96), name.replace("_", " ")
+    width, title = round(figure.get_size_inches()[0] * 96), html.escape(name.replace("_", " "))
     style = f"max-width: {width}px"
     return HTML(f'<div class="figure" role="img" aria-label="{title}" style="{style}">{image}</div>')
 
