@@ -258,6 +258,6 @@ def test_a_run_without_git_is_kept(project, smoke, monkeypatch):
 
 def test_a_missing_suite_json_is_told_before_the_first_step(project, smoke):
     (project / "checkpoints/smoke/main/suite.json").unlink()
-    with pytest.raises(UserError, match="suite.json does not exist"):
+    with pytest.raises(UserError, match="suite.json: the file is missing"):
         train_runs([Run("smoke", "main", "p88", "rl", 0)], smoke, project)
     assert not (project / "scratch/smoke").exists()
