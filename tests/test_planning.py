@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from excursions import cli, costs, params, planning
 from excursions.cells import study_cells
 from excursions.evaluate import measure_general
-from excursions.grpo import Group, completion_logprobs, rl_gradients
+from excursions.grpo import Group, rl_gradients
 from excursions.model import build_model
 from excursions.nano import corpus
 from excursions.params import RECIPES, UserError
@@ -32,6 +32,7 @@ from excursions.rollout.sampler import Completion
 from excursions.rollout.torch_engine import TorchEngine
 from excursions.rollout.transformers_engine import TransformersEngine
 from excursions.runs import Run
+from excursions.scoring import completion_logprobs
 from excursions.sft import MICRO_BATCH, Example, completion_loss, sft_gradients
 
 ROOT = Path(__file__).parents[1]

@@ -25,10 +25,10 @@ from transformers import (
 )
 
 from excursions import cli, params, recipes, results
-from excursions.grpo import completion_logprobs
 from excursions.model import count_parameters, load_model, weight_files
 from excursions.params import Revision, Suite, UserError
 from excursions.runs import Run, train_run
+from excursions.scoring import completion_logprobs
 from excursions.sft import Example, completion_loss
 from excursions.suites import checkpoint_folder, prepare_suite, suite_checkpoints
 
