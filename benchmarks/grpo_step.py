@@ -25,9 +25,9 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
-from excursions.grpo import Group, rl_gradients
 from excursions.rollout.sampler import sample_seed
 from excursions.rollout.torch_engine import TorchEngine
+from excursions.training.grpo import Group, rl_gradients
 
 N_PROMPTS, N_SAMPLES, NEW_TOKENS, MICRO_BATCH = 32, 16, 64, 64
 VOCAB, PAD, EOS = 600, 0, 1

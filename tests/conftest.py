@@ -39,7 +39,7 @@ def smoke():
 @pytest.fixture(scope="session")
 def suite(tmp_path_factory, smoke) -> Path:
     """A project folder that holds a pretrained smoke suite."""
-    from excursions.pretrain import pretrain
+    from excursions.training.pretrain import pretrain
 
     root = tmp_path_factory.mktemp("project")
     pretrain(smoke, root / "checkpoints" / "smoke" / "main", root / "scratch" / "smoke" / "main")

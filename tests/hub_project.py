@@ -13,7 +13,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 from excursions import params
-from excursions.model import build_model, count_parameters, save_model
+from excursions.models.model import build_model, count_parameters, save_model
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINTS = {

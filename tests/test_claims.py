@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from excursions import checks, claims, reference, results, statistics
+from excursions.findings import checks, claims, estimates, reference, statistics
 from excursions.params import RECIPES, UserError
+from excursions.results import tables as results
 
 TOKENS = {"p08": 8, "p20": 20, "p56": 56, "p88": 88}
 # Of each recipe: the share of easy questions it can solve, and how often a sample then does (so pass@1 is
@@ -155,7 +156,7 @@ def test_an_effect_is_the_mean_over_checkpoints_of_the_paired_difference(paper_l
     assert claim.effect == pytest.approx(accuracy["rl"] - accuracy["sft"], abs=0.006)
     assert claim.note == "at p20, p56, p88"
     values = [
-        results.per_question(rows[rows["recipe"] == recipe], 1, ["checkpoint", "seed"]).mean().to_numpy()[None]
+        estimates.per_question(rows[rows["recipe"] == recipe], 1, ["checkpoint", "seed"]).mean().to_numpy()[None]
         for recipe in ("rl", "sft")
     ]
     paired = statistics.difference_interval(*values, "nano", "easy")

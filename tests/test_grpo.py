@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
-from excursions import grpo
-from excursions.grpo import Group, group_advantages, grpo_loss, rl_gradients
+from excursions.models.scoring import completion_logprobs
 from excursions.params import UserError
 from excursions.rollout.sampler import Completion
-from excursions.scoring import completion_logprobs
+from excursions.training import grpo
+from excursions.training.grpo import Group, group_advantages, grpo_loss, rl_gradients
 
 VOCAB, ROWS = 29, 32  # ids the sampler draws, rows of the embedding and the head
 TEMPERATURE = 0.7

@@ -16,10 +16,13 @@ import torch
 import yaml
 from hub_project import ROOT, instruct, instruct_rows, make_tokenizer, read, write
 
-from excursions import grade, hub
-from excursions.data_checks import check_data, search_stream
+from excursions.data import public as hub
+from excursions.data import public_files, public_stream
+from excursions.data.checks import check_data
+from excursions.data.public_source import search_texts
+from excursions.data.questions import normalize
+from excursions.grading import grade
 from excursions.params import UserError
-from excursions.questions import normalize
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +202,7 @@ def test_folders_with_the_configurations_of_the_hub(found, hub_scale, hub_projec
 
 
 def test_examples_are_the_rows_that_their_ids_say(found, shared):
-    written = yaml.safe_load((ROOT / "excursions" / "examples.yaml").read_text(encoding="utf-8"))
+    written = yaml.safe_load((ROOT / "excursions" / "data" / "examples.yaml").read_text(encoding="utf-8"))
     assert [len(written[role]) for role in ("easy", "hard")] == [8, 4]
     easy = read(shared, "gsm8k/train.jsonl.gz")
     hard = {row["id"]: row for row in read(shared, "math_model_solutions/nemo_skills_math_train50.jsonl.gz")}
@@ -321,9 +324,9 @@ def test_without_network_a_hub_name_is_one_sentence_with_the_remedy(key, hub_sca
     scale = with_hub(hub_scale, **{key: "someone/something"})
     with pytest.raises(UserError) as error:
         if key == "tokenizer":
-            hub.load_tokenizer(scale.hub.tokenizer)
+            public_files.load_tokenizer(scale.hub.tokenizer)
         elif key == "stream":
-            hub.TextStream(scale.hub.stream)
+            public_stream.TextStream(scale.hub.stream)
         else:
             hub.load_question_set(scale)
     assert f"someone/something (hub.{key}) could not be read: " in str(error.value)
@@ -340,7 +343,7 @@ def test_an_unreadable_local_source_is_one_sentence(source, hub_scale, tmp_path)
     path = tmp_path / source
     for read_source in (
         lambda: hub.load_question_set(with_hub(hub_scale, train=path)),
-        lambda: hub.TextStream(str(path)).next_text(),
+        lambda: public_stream.TextStream(str(path)).next_text(),
     ):
         with pytest.raises(UserError) as error:
             read_source()
@@ -361,11 +364,11 @@ def test_a_tokenizer_pads_with_its_end_token_and_must_have_one(tmp_path):
     tokenizer = make_tokenizer(["a few words"])
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path / "padless")
-    assert hub.load_tokenizer(str(tmp_path / "padless")).pad_token_id == tokenizer.eos_token_id
+    assert public_files.load_tokenizer(str(tmp_path / "padless")).pad_token_id == tokenizer.eos_token_id
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")
     with pytest.raises(UserError, match="has no end token"):
-        hub.load_tokenizer(str(tmp_path / "endless"))
+        public_files.load_tokenizer(str(tmp_path / "endless"))
 
 
 # --- The pretraining stream ---
@@ -397,12 +400,12 @@ def stream(request, hub_scale, tmp_path):
 
 @pytest.fixture(scope="module")
 def tokenizer(hub_scale):
-    return hub.load_tokenizer(hub_scale.hub.tokenizer)
+    return public_files.load_tokenizer(hub_scale.hub.tokenizer)
 
 
 def test_one_pass_holds_every_document_once(stream):
     scale, texts = stream
-    documents = hub.TextStream(scale.hub.stream)
+    documents = public_stream.TextStream(scale.hub.stream)
     first = [documents.next_text() for _ in texts]
     assert sorted(first) == sorted(texts) and documents.passes == 1
     assert [documents.next_text() for _ in texts] == first and documents.passes == 2
@@ -410,7 +413,7 @@ def test_one_pass_holds_every_document_once(stream):
 
 def test_files_are_read_side_by_side(stream):
     scale, texts = stream
-    documents = hub.TextStream(scale.hub.stream)
+    documents = public_stream.TextStream(scale.hub.stream)
     first = [documents.next_text() for _ in range(9)]
     places = len(documents.parts)
     assert len({texts.index(text) // 10 for text in first}) >= places
@@ -419,7 +422,7 @@ def test_files_are_read_side_by_side(stream):
 
 def test_batches_are_the_documents_joined_by_the_end_token(stream, tokenizer):
     scale, texts = stream
-    packed, documents = hub.PackedStream(scale, tokenizer), hub.TextStream(scale.hub.stream)
+    packed, documents = public_stream.PackedStream(scale, tokenizer), public_stream.TextStream(scale.hub.stream)
     batches = [packed.next_batch() for _ in range(30)]
     assert all(batch.shape == (3, 64) and batch.dtype == np.int32 for batch in batches)
     found = np.concatenate([batch.ravel() for batch in batches])
@@ -432,8 +435,8 @@ def test_batches_are_the_documents_joined_by_the_end_token(stream, tokenizer):
 
 def test_resuming_at_any_batch_gives_the_same_batches(stream, tokenizer, monkeypatch):
     scale, _ = stream
-    monkeypatch.setattr(hub, "DOCUMENTS", 7)
-    packed, states, batches = hub.PackedStream(scale, tokenizer), [], []
+    monkeypatch.setattr(public_stream, "DOCUMENTS", 7)
+    packed, states, batches = public_stream.PackedStream(scale, tokenizer), [], []
     for _ in range(18):
         states.append(packed.state_dict())
         batches.append(packed.next_batch())
@@ -442,7 +445,7 @@ def test_resuming_at_any_batch_gives_the_same_batches(stream, tokenizer, monkeyp
         file = io.BytesIO()
         torch.save(state, file)
         file.seek(0)
-        resumed = hub.PackedStream(scale, tokenizer)
+        resumed = public_stream.PackedStream(scale, tokenizer)
         resumed.load_state_dict(torch.load(file, weights_only=True))
         for batch in batches[at : at + 3]:
             assert (resumed.next_batch() == batch).all()
@@ -451,9 +454,9 @@ def test_resuming_at_any_batch_gives_the_same_batches(stream, tokenizer, monkeyp
 def test_a_state_of_other_data_is_refused(hub_scale, tmp_path, tokenizer):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.jsonl", [{"text": name}])
-    state = hub.PackedStream(with_hub(hub_scale, stream=tmp_path), tokenizer).state_dict()
+    state = public_stream.PackedStream(with_hub(hub_scale, stream=tmp_path), tokenizer).state_dict()
     with pytest.raises(UserError, match="no longer what the saved state was made with: 1 parts, it had 2"):
-        hub.PackedStream(hub_scale, tokenizer).load_state_dict(state)
+        public_stream.PackedStream(hub_scale, tokenizer).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -468,24 +471,24 @@ def test_a_state_of_other_data_is_refused(hub_scale, tmp_path, tokenizer):
 def test_bad_documents_are_named(line, said, tmp_path):
     (tmp_path / "stream.jsonl").write_text(line + "\n")
     with pytest.raises(UserError, match=rf"stream.jsonl \(hub.stream\) {said}"):
-        hub.TextStream(str(tmp_path / "stream.jsonl")).next_text()
+        public_stream.TextStream(str(tmp_path / "stream.jsonl")).next_text()
 
 
 def test_zst_files_need_a_package_that_the_error_names(tmp_path):
     (tmp_path / "stream.jsonl.zst").write_bytes(b"(\xb5/\xfd\x04X\x99\x00\x00")  # the head of such a file
     if importlib.util.find_spec("zstandard") is None:
         with pytest.raises(UserError, match="For .zst files `pip install zstandard`"):
-            hub.TextStream(str(tmp_path / "stream.jsonl.zst")).next_text()
+            public_stream.TextStream(str(tmp_path / "stream.jsonl.zst")).next_text()
     else:
         zstandard = importlib.import_module("zstandard")
         (tmp_path / "stream.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "a document"}\n'))
-        assert hub.TextStream(str(tmp_path / "stream.jsonl.zst")).next_text() == "a document"
+        assert public_stream.TextStream(str(tmp_path / "stream.jsonl.zst")).next_text() == "a document"
 
 
 def test_parquet_without_text_is_named(tmp_path):
     pd.DataFrame({"document": ["a"]}).to_parquet(tmp_path / "stream.parquet")
     with pytest.raises(UserError, match="has no column 'text' of type string; found: document"):
-        hub.TextStream(str(tmp_path / "stream.parquet"))
+        public_stream.TextStream(str(tmp_path / "stream.parquet"))
 
 
 # --- Checks before training ---
@@ -508,5 +511,8 @@ def test_the_data_check_counts_test_questions_that_read_alike(hub_scale, tmp_pat
 def test_a_test_question_in_the_stream_is_found(found, tmp_path):
     asked = max(found.test, key=lambda q: len(q.text))
     pages = ["nothing here", f"Seen on the web:\n\n{asked.text.upper()}\n\nWho knows?", asked.text[:-20]]
-    documents = hub.TextStream(str(write(tmp_path / "stream.jsonl", [{"text": page} for page in pages])))
-    assert search_stream(documents, found.test) == {"documents_searched": 3, "test_questions_found": [asked.id]}
+    documents = public_stream.TextStream(str(write(tmp_path / "stream.jsonl", [{"text": page} for page in pages])))
+    assert search_texts(documents, {normalize(q.text): q.id for q in found.test}) == {
+        "documents_searched": 3,
+        "test_questions_found": [asked.id],
+    }

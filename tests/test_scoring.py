@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
-from excursions import scoring
+from excursions.models import scoring
+from excursions.models.scoring import completion_logprobs
 from excursions.params import UserError
-from excursions.scoring import completion_logprobs
 
 VOCAB, ROWS = 29, 32  # ids the sampler draws, rows of the embedding and the head
 SIZES = {"vocab_size": ROWS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}

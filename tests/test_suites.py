@@ -24,13 +24,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from excursions import cli, params, recipes, results
-from excursions.model import count_parameters, load_model, weight_files
+from excursions import cli, params
+from excursions.models.model import count_parameters, load_model, weight_files
+from excursions.models.scoring import completion_logprobs
+from excursions.models.suites import checkpoint_folder, prepare_suite, suite_checkpoints
 from excursions.params import Revision, Suite, UserError
-from excursions.runs import Run, train_run
-from excursions.scoring import completion_logprobs
-from excursions.sft import Example, completion_loss
-from excursions.suites import checkpoint_folder, prepare_suite, suite_checkpoints
+from excursions.results import tables as results
+from excursions.study.one_run import train_run
+from excursions.study.run import Run
+from excursions.training import recipes
+from excursions.training.sft import Example, completion_loss
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -409,5 +412,5 @@ def test_a_public_suite_is_trained_and_measured_like_our_own(hub_project, hub_sc
 
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     assert cli.main(["notebook", "suite", "--root", str(root), "--scale", "paper", "-p", "suite=tiny"]) == 0
-    for file in ("figures/paper/suite_tiny.svg", "figures/paper/suite_tiny.png", "reports/paper/suite.html"):
+    for file in ("figures/paper/suite_tiny.svg", "figures/paper/suite_tiny.png", "reports/paper/suite_tiny.html"):
         assert (root / file).stat().st_size > 1000, file

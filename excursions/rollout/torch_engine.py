@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Olmo2ForCausalLM
 
-from excursions.olmo2 import Olmo2, unlike
+from excursions.models.olmo2 import Olmo2, unlike
 from excursions.params import UserError
 from excursions.rollout.sampler import Completion, check_request, check_vocabulary, draw, uniforms
 

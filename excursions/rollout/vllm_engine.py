@@ -36,8 +36,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
+from excursions.models.launch import end_with
 from excursions.params import UserError
-from excursions.processes import end_with
 from excursions.rollout.sampler import Completion, check_request, check_vocabulary
 
 MEMORY_FOLDER = Path("/dev/shm")  # a folder in memory, on Linux
