@@ -318,20 +318,23 @@ WORST = [
 def grows_linearly(work, prefix: str, pump: str, suffix: str, size: int) -> bool:
     """Whether a text ten times as long takes at most twelve times the CPU time.
 
-    It is the least time of each that counts, and both are measured again while the long one looks too slow: load from
-    elsewhere passes, a square does not.
+    It is the least time of each that counts, and both are measured again, after a while, as long as the long one looks
+    too slow: load from elsewhere passes, a square does not.
     """
     texts = [prefix + pump * (n // len(pump)) + suffix for n in (size, 10 * size)]
     least = [float("inf")] * 2
-    for _ in range(20):
+    for attempt in range(25):
         for i in (1, 0):
             started = time.process_time()
             work(texts[i])
             least[i] = min(least[i], time.process_time() - started)
             if least[1] < 1e-3:
-                return True  # 10 microseconds for a thousand characters: a square would show
+                return True  # some 10 microseconds for a thousand characters: a square would show
         if least[1] <= 12 * least[0]:
             return True
+        if attempt > 4 and least[1] > 60 * least[0]:
+            return False
+        time.sleep(attempt / 100)
     return False
 
 
@@ -355,7 +358,7 @@ def test_grading_is_linear_and_reads_no_more_than_its_bound(monkeypatch):
     monkeypatch.setattr(math_worker, "verify", lambda *pair: False)
     for worst in WORST:
         assert grows_linearly(lambda text: is_correct(text, "5"), *worst, size=LONGEST_ANSWER // 10), worst
-        assert grows_linearly(lambda text: is_correct(text, "x^5"), *worst, size=LONGEST_READ // 10), worst
+        assert grows_linearly(lambda text: is_correct(text, "x^5"), *worst, size=LONGEST_READ // 20), worst
     started = time.process_time()
     assert not is_correct("#### 5" + " x" * 10**6, "5", marked_only=True)
     for spaces in (100, 140, 40_000):  # 10 seconds, over two minutes and over one in the grader's first form
