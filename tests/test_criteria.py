@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from excursions import reference
-from excursions.nano import report
+from excursions.findings import reference
+from excursions.study import criteria as report
 
 CHECKPOINTS = ("p04", "p08", "p12", "p20", "p24", "p28", "p40", "p56", "p88")
 PAPER = reference.pass_at_k().query("recipe == 'base'").set_index(["role", "k", "checkpoint"])["estimate"]
