@@ -51,11 +51,11 @@ def check_data(scale: Scale) -> dict:
     }
     if not public:
         return found | {"stream": check_stream(scale, seen)}
-    stream = TextStream(scale.hub.stream, scale.hub.stream_config)
+    stream = TextStream(scale.hub.stream, scale.hub.stream_config) if scale.hub.stream else None
     return found | {
         "training_rows": hub.train_counts(scale),
         "test_questions_alike": alike,
-        "stream": search_stream(stream, questions.test),
+        "stream": search_stream(stream, questions.test) if stream else None,
     }
 
 

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from excursions.data import public as hub
 from excursions.data.nano import corpus
-from excursions.data.questions import Question, QuestionSet, build_prompt, cut_completion
+from excursions.data.questions import Question, QuestionSet, build_prompt
 from excursions.evaluation import general
-from excursions.grading import grade
 from excursions.models.processes import Processes
 from excursions.params import Evaluate, Questions, Scale
+from excursions.rollout.rewards import grade_completions
 from excursions.rollout.sampler import Sampler, sample_seed
 
 
@@ -64,22 +64,6 @@ def measure_outcomes(
 def examples_for(question: Question, examples: Sequence[Question]) -> list[Question]:
     """Those of its own benchmark, if there are any; else all."""
     return [e for e in examples if e.benchmark == question.benchmark] or list(examples)
-
-
-def grade_completions(
-    tokenizer: PreTrainedTokenizerBase, found: list[list], golds: Sequence[str], questions: Questions
-) -> tuple[list[list[str]], list[list[bool]]]:
-    """Texts and grades (prompt, group) of completions; a completion without a marked final answer is wrong."""
-    flat = [completion.token_ids for group in found for completion in group]
-    texts = [cut_completion(t, questions) for t in tokenizer.batch_decode(flat, skip_special_tokens=True)]
-    flat_golds = [gold for gold, group in zip(golds, found, strict=True) for _ in group]
-    grades = grade.grade_batch(texts, flat_golds, marked_only=True)
-    texts_pg, grades_pg, at = [], [], 0
-    for group in found:
-        texts_pg.append(texts[at : at + len(group)])
-        grades_pg.append(grades[at : at + len(group)])
-        at += len(group)
-    return texts_pg, grades_pg
 
 
 def measure_general(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -101,6 +102,30 @@ def _load_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def import_gguf(file: Path, folder: Path) -> None:
+    """Writes the model and tokenizer of a GGUF file as an ordinary checkpoint folder, in float32.
+
+    Quantized weights become the numbers they stand for. transformers reads the file (with the package `gguf`), but
+    refuses to save what it has read: so the weights go into a new model of the same shape. Raises UserError if the file
+    cannot be read.
+    """
+    try:
+        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except ImportError as error:
+        raise UserError(f"{file} could not be read ({_first_line(error)}): `pip install gguf`.") from None
+    except Exception as error:  # of three libraries
+        raise UserError(
+            f"{file} could not be read ({_first_line(error)}); accepted: a GGUF file of an architecture that "
+            f"transformers reads."
+        ) from None
+    config = copy.deepcopy(read.config)
+    del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
+    save_model(model, tokenizer, folder, "float32")
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files that make a checkpoint: its weights, tokenizer.json and config.json.
 
@@ -138,7 +163,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def save_model(model: Olmo2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, dtype: str) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str) -> None:
     """Saves a folder that `AutoModelForCausalLM.from_pretrained` loads, whole or not at all."""
     state = {name: value.detach().to(getattr(torch, dtype)) for name, value in model.state_dict().items()}
     with whole_folder(folder) as temporary:

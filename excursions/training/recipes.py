@@ -20,9 +20,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from excursions.data.questions import build_prompt
-from excursions.evaluation.outcomes import grade_completions, load_questions
+from excursions.evaluation.outcomes import load_questions
 from excursions.models.processes import Processes, clip_gradients
 from excursions.params import Engine, Scale, UserError
+from excursions.rollout.rewards import grade_completions
 from excursions.rollout.sampler import Sampler, sample_seed
 from excursions.training.grpo import Group, rl_gradients
 from excursions.training.parallel import averaged_step
