@@ -15,7 +15,9 @@ from pathlib import Path
 
 import yaml
 
-RECIPES = ("base", "rl", "sft", "sft_gold", "sft_rl", "sft_gold_rl", "parallel")
+from excursions import recipes
+
+RECIPES = tuple(recipes.RECIPES)
 SCALES = ("smoke", "nano", "paper")
 ENGINES = ("torch", "transformers", "vllm")
 
@@ -41,6 +43,7 @@ class Pretrain:
     """Next-token prediction on the stream, and which checkpoints of it are kept."""
 
     tokens: int
+    mixture: dict[str, float] | None  # shares of math, reasoning and general (nano); null = those of the paper
     batch_size: int  # sequences of `context` tokens
     micro_batch: int | None  # sequences of one process in one forward pass; null = all of its part of the batch
     learning_rate: float  # peak
@@ -53,6 +56,16 @@ class Pretrain:
     save: tuple[str, ...]  # names pNN: percent of pretraining
     dtype: str  # of the saved checkpoints
     threads: int
+    compile: bool  # torch.compile of the loss: twice as fast on a CPU, and needs a C++ compiler there
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the models are asked."""
+
+    chat: bool = False  # by the tokenizer's chat template; else by questions.prompt
+    bos: bool | None = None  # whether a plain prompt begins with the BOS token; null = as the tokenizer does by itself
+    instruction: str | None = None  # e.g. the form of an answer: before a plain prompt, in each question of a chat
 
 
 @dataclass(frozen=True)
@@ -67,10 +80,14 @@ class Questions:
     validation: int  # per benchmark
     test: int  # per benchmark
     solutions: int  # gold solutions per question
+    # Shares of the cells of word problems (nano); null for public data. Dicts have no hash, and `==` tells them apart.
+    easy_mixture: dict[str, float] | None = dataclasses.field(hash=False)
+    hard_mixture: dict[str, float] | None = dataclasses.field(hash=False)
     seed: int
     prompt: str  # with {question}
     separator: str  # between the examples of a few-shot prompt
     stop: str  # where the answer to a few-shot prompt ends
+    style: Style | None = None  # null = plain prompts; a suite may have another
 
 
 @dataclass(frozen=True)
@@ -131,6 +148,7 @@ class Evaluate:
     general: int  # items per general benchmark (nano); 0 = all
     seed: int
     kept_questions: int  # questions per benchmark whose completions are kept
+    kept_samples: int  # of each of them
 
 
 @dataclass(frozen=True)
@@ -183,15 +201,6 @@ class Revision:
 
 
 @dataclass(frozen=True)
-class Style:
-    """How the models of a suite are asked."""
-
-    chat: bool = False  # by the tokenizer's chat template; else by questions.prompt
-    bos: bool | None = None  # whether a plain prompt begins with the BOS token; null = as the tokenizer does by itself
-    instruction: str | None = None  # e.g. the form of an answer: before a plain prompt, in each question of a chat
-
-
-@dataclass(frozen=True)
 class Lora:
     """Low-rank adapters (arXiv 2106.09685) on all linear layers, trained in place of the weights."""
 
@@ -206,7 +215,7 @@ class Suite:
     model: str  # hub name, or a local folder
     total_tokens: int
     checkpoints: dict[str, Revision]
-    style: Style | None = None  # null = plain prompts
+    style: Style | None = None  # null = that of the scale's questions
     lora: Lora | None = None  # null = all weights are trained
 
 
@@ -219,6 +228,7 @@ class Study:
     recipes: tuple[str, ...]
     seeds: tuple[int, ...]
     more_seeds: dict[str, dict[str, tuple[int, ...]]]  # recipe -> checkpoint -> seeds of these runs besides
+    keep_models: tuple[str, ...]  # <checkpoint>/seed-<k>: of these cells the trained models are kept
     suites: dict[str, Suite]
     smoke: Scale
     nano: Scale

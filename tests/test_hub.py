@@ -18,7 +18,8 @@ from hub_project import ROOT, instruct, instruct_rows, make_tokenizer, read, wri
 
 from excursions.data import public as hub
 from excursions.data import public_files, public_stream
-from excursions.data.checks import check_data, search_stream
+from excursions.data.checks import check_data
+from excursions.data.public_source import search_texts
 from excursions.data.questions import normalize
 from excursions.grading import grade
 from excursions.params import UserError
@@ -596,4 +597,7 @@ def test_a_test_question_in_the_stream_is_found(found, tmp_path):
     asked = max(found.test, key=lambda q: len(q.text))
     pages = ["nothing here", f"Seen on the web:\n\n{asked.text.upper()}\n\nWho knows?", asked.text[:-20]]
     documents = public_stream.TextStream(str(write(tmp_path / "stream.jsonl", [{"text": page} for page in pages])))
-    assert search_stream(documents, found.test) == {"documents_searched": 3, "test_questions_found": [asked.id]}
+    assert search_texts(documents, {normalize(q.text): q.id for q in found.test}) == {
+        "documents_searched": 3,
+        "test_questions_found": [asked.id],
+    }

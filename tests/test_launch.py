@@ -24,7 +24,8 @@ LAUNCH = ROOT / "launch"
 SAY = """
 import json, sys
 from pathlib import Path
-from excursions.models.processes import Processes, leave
+from excursions.models.launch import leave
+from excursions.models.processes import Processes
 processes, weights = Processes(), []
 for folder in sys.argv[1:]:
     from excursions.models.model import load_model

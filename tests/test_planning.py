@@ -29,10 +29,11 @@ from excursions.rollout.transformers_engine import TransformersEngine
 from excursions.study import costs, planning
 from excursions.study.cells import study_cells
 from excursions.study.planning import Lengths
-from excursions.study.runs import Run
+from excursions.study.run import Run
 from excursions.training.grpo import Group, completion_logprobs, rl_gradients
-from excursions.training.pretrain import adamw, next_token_loss
-from excursions.training.recipes import PARENTS, step_optimizer
+from excursions.training.optimizers import adamw, step_optimizer
+from excursions.training.pretrain import next_token_loss
+from excursions.training.recipes import PARENTS
 from excursions.training.sft import MICRO_BATCH, Example, completion_loss, sft_gradients
 
 ROOT = Path(__file__).parents[1]

@@ -3,17 +3,15 @@
 import pytest
 import torch
 
-from excursions.evaluation.outcomes import load_questions
+from excursions.data.batches import batch_indices
+from excursions.data.loading import load_questions
 from excursions.models.model import load_model
+from excursions.training.optimizers import adamw, cosine, step_optimizer
 from excursions.training.parallel import averaged_step
-from excursions.training.pretrain import adamw
-from excursions.training.recipes import step_optimizer
 from excursions.training.sft import (
-    batch_indices,
     completion_loss,
     sft_examples,
     sft_gradients,
-    sft_learning_rate,
     sft_steps,
 )
 
@@ -82,7 +80,7 @@ def test_the_split_by_length_changes_neither_loss_nor_gradient(checkpoint, quest
 
 def test_schedule(smoke):
     assert sft_steps(16, smoke.sft, gold=False) == 1 and sft_steps(33, smoke.sft, gold=False) == 3
-    rates = [sft_learning_rate(step, 50, smoke.sft) for step in range(1, 51)]
+    rates = [cosine(step, 50, smoke.sft.learning_rate, smoke.sft.warmup_steps) for step in range(1, 51)]
     assert max(rates) == pytest.approx(smoke.sft.learning_rate) and rates[-1] == pytest.approx(0, abs=1e-9)
 
 

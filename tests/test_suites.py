@@ -29,7 +29,8 @@ from excursions.models.model import count_parameters, load_model, weight_files
 from excursions.models.suites import checkpoint_folder, prepare_suite, suite_checkpoints
 from excursions.params import Revision, Suite, UserError
 from excursions.results import tables as results
-from excursions.study.runs import Run, train_run
+from excursions.study.one_run import train_run
+from excursions.study.run import Run
 from excursions.training import recipes
 from excursions.training.grpo import completion_logprobs
 from excursions.training.sft import Example, completion_loss
@@ -411,5 +412,5 @@ def test_a_public_suite_is_trained_and_measured_like_our_own(hub_project, hub_sc
 
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     assert cli.main(["notebook", "suite", "--root", str(root), "--scale", "paper", "-p", "suite=tiny"]) == 0
-    for file in ("figures/paper/suite_tiny.svg", "figures/paper/suite_tiny.png", "reports/paper/suite.html"):
+    for file in ("figures/paper/suite_tiny.svg", "figures/paper/suite_tiny.png", "reports/paper/suite_tiny.html"):
         assert (root / file).stat().st_size > 1000, file

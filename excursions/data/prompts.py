@@ -23,9 +23,13 @@ def prompt_ids(
     text: str,
     examples: Sequence[Question],
     questions: Questions,
-    style: Style = PLAIN,
+    style: Style | None = None,
 ) -> list[int]:
-    """Token ids of the prompt of a question after worked examples. UserError for a style that the tokenizer lacks."""
+    """Token ids of the prompt of a question after worked examples. style: None = that of `questions`.
+
+    Raises UserError for a style that the tokenizer has not.
+    """
+    style = style or questions.style or PLAIN
     if style.chat:
         return _chat_ids(tokenizer, text, examples, style)
     prompt = build_prompt(text, examples, questions)
@@ -35,8 +39,11 @@ def prompt_ids(
     return [*([tokenizer.bos_token_id] if begins_with_bos(tokenizer, style) else []), *ids]
 
 
-def completion_ids(tokenizer: PreTrainedTokenizerBase, solution: str, style: Style = PLAIN) -> list[int]:
+def completion_ids(
+    tokenizer: PreTrainedTokenizerBase, solution: str, questions: Questions, style: Style | None = None
+) -> list[int]:
     """Token ids of a solution as a model should continue its prompt, with the end token."""
+    style = style or questions.style or PLAIN
     ids = tokenizer(solution if style.chat else " " + solution, add_special_tokens=False).input_ids
     return [*ids, tokenizer.eos_token_id]
 
@@ -67,10 +74,10 @@ def _chat_ids(tokenizer: PreTrainedTokenizerBase, text: str, examples: Sequence[
 
 
 def describe_prompts(
-    tokenizer: PreTrainedTokenizerBase, found: QuestionSet, questions: Questions, shots: int, style: Style = PLAIN
+    tokenizer: PreTrainedTokenizerBase, found: QuestionSet, questions: Questions, shots: int, style: Style | None = None
 ) -> str:
     """One prompt of each kind (benchmark, 0-shot and few-shot), token by token at its ends, for a reader to check."""
-    lines = []
+    style, lines = style or questions.style or PLAIN, []
     for benchmark in dict.fromkeys(q.benchmark for q in found.test):
         asked = next(q for q in found.test if q.benchmark == benchmark)
         examples = [e for e in found.examples if e.benchmark == benchmark] or list(found.examples)
@@ -79,7 +86,7 @@ def describe_prompts(
             kind = "chat template" if style.chat else f"plain{', with BOS' * begins_with_bos(tokenizer, style)}"
             lines.append(f"{benchmark}, {number}-shot, {kind}: {len(ids)} tokens")
             lines.append(_tokens(tokenizer, ids))
-        ids = completion_ids(tokenizer, asked.solutions[0], style)
+        ids = completion_ids(tokenizer, asked.solutions[0], questions, style)
         lines.append(f"{benchmark}, a gold solution after it: {len(ids)} tokens")
         lines.append(_tokens(tokenizer, ids))
     return "\n".join(lines)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import pickle
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from transformers import (
@@ -21,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from excursions.files import whole_folder
+from excursions.files import whole_file, whole_folder
 from excursions.params import Model, UserError
 
 transformers_logging.disable_progress_bar()  # of loading and saving, which take no time here
@@ -169,18 +171,41 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     with whole_folder(folder) as temporary:
         model.save_pretrained(temporary, state_dict=state)
         tokenizer.save_pretrained(temporary)
-        _say_dtype(temporary / "config.json", dtype)
+        config = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
+        # where from_pretrained looks for the type of the saved weights
+        (temporary / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2) + "\n", encoding="utf-8")
 
 
-def _say_dtype(config: Path, dtype: str) -> None:
-    """The saved weights' type is written into config.json, where from_pretrained looks for it."""
-    text = config.read_text(encoding="utf-8").replace('"dtype": "float32"', f'"dtype": "{dtype}"')
-    config.write_text(text, encoding="utf-8")
+def save_weights(file: Path, model: torch.nn.Module, about: str) -> None:
+    """Writes a model's weights alone, whole or not at all, with a line `about` what they are."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with whole_file(file) as temporary:
+        safetensors.torch.save_file(weights, temporary, metadata={"about": about})
+
+
+def load_weights(file: Path, model: torch.nn.Module, about: str) -> bool:
+    """Puts weights that `save_weights` wrote into a model; False if there are none that are `about` the same."""
+    try:
+        with safetensors.safe_open(file, framework="pt") as found:
+            if (found.metadata() or {}).get("about") != about:
+                return False
+            model.load_state_dict({name: found.get_tensor(name) for name in found.keys()})
+    except (FileNotFoundError, SafetensorError):
+        return False
+    return True
 
 
 def count_parameters(model: torch.nn.Module) -> int:
     """All parameters, embeddings included, as in the paper's 1B."""
     return sum(p.numel() for p in model.parameters())
+
+
+def model_digest(model: torch.nn.Module) -> str:
+    """sha256 over all weights: two models with the same digest give the same measurements."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def one_thread() -> None:

@@ -19,9 +19,6 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import sys
-import threading
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,49 +37,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 
 from excursions.params import UserError
-
-
-def is_launched() -> bool:
-    """Whether a launcher started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def is_first() -> bool:
-    """Whether this process is alone or the first of those that a launcher started, told before they are joined."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def relaunch(count: int) -> None:
-    """Starts this very command again as `count` processes, by accelerate's launcher, in place of this process."""
-    kind = [] if torch.cuda.is_available() else ["--multi_gpu"]  # the launcher's word for several of them, on a CPU too
-    options = ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(count), *kind, *options]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.execv(sys.executable, [*launcher, "-m", "excursions", *sys.argv[1:]])
-
-
-def leave() -> None:
-    """Ends the connection to the other processes, as the last thing: without it gloo's threads, still at work while
-    Python exits, abort a process now and then, and its launcher reports a failure."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def end_with(starter: int) -> None:
-    """Makes this process, a worker, end when the process `starter` is gone, however that ended."""
-
-    def watch() -> None:
-        try:
-            while True:
-                os.kill(starter, 0)  # asks whether it exists, does nothing to it
-                time.sleep(1)
-        except ProcessLookupError:
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 class Processes:
@@ -250,12 +206,6 @@ class Processes:
 
     def _states(self, folder: Path) -> list[Path]:
         return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-
-
-def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """Clips the norm of the whole gradient, sharded or not; returns the norm before."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

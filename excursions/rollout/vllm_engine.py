@@ -37,7 +37,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
-from excursions.models.processes import end_with
+from excursions.models.launch import end_with
 from excursions.params import UserError
 from excursions.rollout.sampler import Completion, Stop, check_request, check_vocabulary
 

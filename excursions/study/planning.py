@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import astuple, dataclass
 
+from excursions.data.source import open_source
 from excursions.params import Scale
 from excursions.training import grpo, sft
 
@@ -104,11 +105,8 @@ class Memory:
 
 def model_shape(scale: Scale) -> Shape:
     """The model that pretraining builds: the vocabulary is rounded up to a multiple of 16."""
-    tokens = HUB_VOCABULARY
-    if scale.questions.source == "nano":
-        from excursions.data.nano import corpus
-
-        tokens = len(corpus.tokenizer(scale.questions.seed))
+    source = open_source(scale)
+    tokens = len(source.tokenizer()) if source.made_here else HUB_VOCABULARY
     model = scale.model
     return Shape(model.hidden_size, model.layers, model.intermediate_size, -(-tokens // 16) * 16)
 
@@ -147,8 +145,9 @@ def rl_flops(shape: Shape, scale: Scale, lengths: Lengths) -> float:
 def general_flops(shape: Shape, scale: Scale) -> float:
     """All general benchmarks once; the harness computes logits for all positions."""
     total = 0.0
+    made_here = open_source(scale).made_here
     for items, passes, tokens in GENERAL.values():
-        if scale.questions.source == "nano":
+        if made_here:
             passes, tokens = NANO_GENERAL
         items = min(items, scale.evaluate.general or items)
         total += forward_flops(shape, items * passes * tokens, tokens, items * passes * tokens)
