@@ -456,6 +456,21 @@ def test_a_tokenizer_pads_with_its_end_token_and_must_have_one(tmp_path):
         public_files.load_tokenizer(str(tmp_path / "endless"))
 
 
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "LlamaTokenizer", "GPT2Tokenizer", "BertTokenizer"])
+def test_a_tokenizer_is_used_as_it_was_written_or_refused(name, tmp_path):
+    tokenizer = make_tokenizer(["How many apples are left?", "a few words"])
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"tokenizer_class": name}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    text = " How many\n apples"
+    try:
+        found = public_files.load_tokenizer(str(tmp_path))(text, add_special_tokens=False).input_ids
+    except UserError as error:
+        assert name != "PreTrainedTokenizerFast" and f"is read as {name}" in str(error)
+    else:
+        assert found == tokenizer(text, add_special_tokens=False).input_ids
+
+
 # --- The pretraining stream ---
 
 

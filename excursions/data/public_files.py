@@ -15,9 +15,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import zstandard
 from datasets import concatenate_datasets, disable_progress_bars, load_dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from excursions.params import UserError
+from excursions.tokens import read_tokenizer
 
 FILES = tuple(f"{kind}{packed}" for kind in (".jsonl", ".json") for packed in ("", ".gz", ".zst")) + (".parquet",)
 
@@ -158,12 +159,6 @@ def bad_row(source: str, key: str, place: str, column: str, found: str, accepted
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a hub model or a local folder. One without a padding token pads with its end token, which no
-    loss and no attention ever sees there. Raises UserError if it cannot be had or has no end token."""
+    """The tokenizer of a hub model or a local folder. Raises UserError if it cannot be had as it was written."""
     with reading(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{name} (hub.tokenizer) has no end token; accepted: a tokenizer that names its eos_token.")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+        return read_tokenizer(name)
