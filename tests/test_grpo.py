@@ -11,9 +11,11 @@ import pytest
 import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
+from excursions.models.scoring import completion_logprobs
 from excursions.params import UserError
 from excursions.rollout.sampler import Completion
-from excursions.training.grpo import Group, completion_logprobs, group_advantages, grpo_loss, rl_gradients
+from excursions.training import grpo
+from excursions.training.grpo import Group, group_advantages, grpo_loss, rl_gradients
 
 VOCAB, ROWS = 29, 32  # ids the sampler draws, rows of the embedding and the head
 TEMPERATURE = 0.7
@@ -107,47 +109,6 @@ def test_loss_closed_form_and_clip():
     assert metrics == {"clip_ratio/region_mean": pytest.approx(1 / 3)}
     loss.backward()
     torch.testing.assert_close(logp.grad, torch.tensor([[0.0, -1.0], [1.5, 0.0]]) / 3)
-
-
-# --- the prompt computed once ---
-
-
-@pytest.mark.parametrize(("attention", "kv_heads"), [("sdpa", 4), ("eager", 4), ("sdpa", 2)])
-def test_prompt_once_equals_full_forward(attention, kv_heads):
-    model = tiny_model(attention=attention, kv_heads=kv_heads)
-    groups = make_groups(model)
-    ids = [[c.token_ids for c in group.completions] for group in groups]
-    weights = torch.Generator().manual_seed(1)
-    logp, entropy, mask = completion_logprobs(
-        model, [group.prompt_ids for group in groups], ids, temperature=TEMPERATURE, vocab_size=VOCAB
-    )
-    weight = torch.randn(logp.shape, generator=weights)
-    (logp * weight).sum().backward()
-    got = gradients(model)
-
-    row, total = 0, 0.0
-    for group in groups:
-        for completion in group.completions:
-            n = len(completion.token_ids)
-            expected = logprobs_in_full(model, group.prompt_ids, completion.token_ids, VOCAB)
-            torch.testing.assert_close(logp[row, :n], expected, rtol=1e-5, atol=1e-5)
-            assert mask[row].tolist() == [1.0] * n + [0.0] * (logp.shape[1] - n)
-            assert not logp[row, n:].any() and not entropy[row, n:].any()
-            total = total + (expected * weight[row, :n]).sum()
-            row += 1
-    total.backward()
-    assert_same(got, gradients(model), 1e-4)
-
-
-def test_entropy_and_padded_vocabulary():
-    model = tiny_model()
-    _, entropy, _ = completion_logprobs(model, [[5, 6]], [[[7]]], temperature=TEMPERATURE, vocab_size=VOCAB)
-    logits = model(torch.tensor([[5, 6]])).logits[0, -1]
-    expected = torch.distributions.Categorical(logits=logits[:VOCAB] / TEMPERATURE).entropy()
-    torch.testing.assert_close(entropy[0, 0], expected.detach())
-    assert not entropy.requires_grad
-    _, grads = step(model, make_groups(model))
-    assert not grads["lm_head.weight"][VOCAB:].any()  # rows the sampler never draws take no part
 
 
 # --- agreement with TRL ---
@@ -303,18 +264,6 @@ def test_trl_truncated_importance_weights(trl_trainer, cap):
 # --- what must not matter ---
 
 
-def test_the_extra_pass_of_one_token_rows_changes_nothing():
-    model = tiny_model()
-    prompts, completions = [[3, 4, 5], [6]], [[[7], [8]], [[9], [10], [11]]]
-    found = []
-    for always in (False, True):
-        logp_bt, _, mask_bt = completion_logprobs(model, prompts, completions, vocab_size=VOCAB, always_pass=always)
-        (logp_bt * mask_bt).sum().backward()
-        found.append((logp_bt, gradients(model)))
-    assert torch.equal(found[0][0], found[1][0])
-    assert_same(found[1][1], found[0][1])
-
-
 @pytest.mark.parametrize("micro_batch", [1, 3, 4, 8, 1000])
 def test_micro_batch_split_changes_nothing(micro_batch):
     model = tiny_model()
@@ -359,16 +308,15 @@ def test_zero_variance_groups_are_dropped_before_the_forward_pass(monkeypatch):
     assert_same(grads, {name: grad * share for name, grad in alone_grads.items()})
     assert metrics["loss"] == pytest.approx(alone["loss"] * share)
 
-    rows = []
-    forward = Olmo2ForCausalLM.forward
+    scored = []
 
-    def counted(self, **kwargs):
-        rows.append(len(kwargs["input_ids"]))
-        return forward(self, **kwargs)
+    def counted(model, prompts, completions, **how):
+        scored.append((prompts, completions))
+        return completion_logprobs(model, prompts, completions, **how)
 
-    monkeypatch.setattr(Olmo2ForCausalLM, "forward", counted)
+    monkeypatch.setattr(grpo, "completion_logprobs", counted)
     step(model, [groups[2], flat])
-    assert rows[0] == 1 and sum(rows[1:]) == 4  # one prompt, then its four completions
+    assert scored == [([groups[2].prompt_ids], [[c.token_ids for c in groups[2].completions]])]
 
 
 def test_all_groups_dropped():
@@ -457,7 +405,3 @@ def test_bad_batches():
         step(model, [])
     with pytest.raises(UserError, match="comparing rewards"):
         step(model, make_groups(model, size=1))
-    groups = make_groups(model)
-    model.gradient_checkpointing_enable()
-    with pytest.raises(UserError, match="gradient_checkpointing_disable"):
-        step(model, groups)

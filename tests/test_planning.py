@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
 from excursions import cli, params
 from excursions.data.nano import corpus
 from excursions.evaluation.outcomes import measure_general
 from excursions.models.model import build_model
+from excursions.models.scoring import completion_logprobs
 from excursions.params import RECIPES, UserError
 from excursions.rollout.sampler import Completion
 from excursions.rollout.torch_engine import TorchEngine
@@ -30,7 +30,7 @@ from excursions.study import costs, planning
 from excursions.study.cells import study_cells
 from excursions.study.planning import Lengths
 from excursions.study.run import Run
-from excursions.training.grpo import Group, completion_logprobs, rl_gradients
+from excursions.training.grpo import Group, rl_gradients
 from excursions.training.optimizers import adamw, step_optimizer
 from excursions.training.pretrain import next_token_loss
 from excursions.training.recipes import PARENTS
@@ -61,8 +61,11 @@ def shape(nano):
 
 
 def flops(work) -> int:
-    """Of the matrix products of `work`. The counter does not know the fused attention of a CPU, but its parts."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    """Of the matrix products of `work`. The counter knows the fused attention of a GPU, and must be told a CPU's."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    formulas = {attention: sdpa_flop, backward: sdpa_backward_flop}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         work()
     return counter.get_total_flops()
 
@@ -215,7 +218,8 @@ def test_activations_are_what_autograd_saves(nano, model, shape, mixed):
     assert planning.activation_bytes(shape, ids_bt.numel(), mixed) == pytest.approx(measured, rel=CLOSE)
 
 
-def test_activations_of_an_rl_micro_batch(nano, model, shape):
+def test_activations_of_an_rl_micro_batch(nano, model, shape, monkeypatch):
+    monkeypatch.setattr(model, "forward", model.forward, raising=False)  # by transformers, as on a GPU
     groups = make_groups(prompts=4, full=48)
     rl = replace(nano.rl, micro_batch=64, max_new_tokens=48)
     memory = planning.stage_memory("rl", replace(nano, rl=rl), shape, lengths_of(groups), 1, False)
@@ -231,6 +235,7 @@ def test_peak_of_a_micro_batch(nano, stage, vocabulary):
     tokenizer = corpus.tokenizer(nano.questions.seed)
     model = build_model(nano.model, tokenizer, seed=0).train()
     model.resize_token_embeddings(vocabulary)
+    model.forward = model.forward  # by transformers, as on a GPU
     shape = replace(planning.model_shape(nano), vocabulary=vocabulary)
     groups = make_groups(prompts=4, full=48)
     scale = replace(

@@ -26,13 +26,13 @@ from transformers import (
 
 from excursions import cli, params
 from excursions.models.model import count_parameters, load_model, weight_files
+from excursions.models.scoring import completion_logprobs
 from excursions.models.suites import checkpoint_folder, prepare_suite, suite_checkpoints
 from excursions.params import Revision, Suite, UserError
 from excursions.results import tables as results
 from excursions.study.one_run import train_run
 from excursions.study.run import Run
 from excursions.training import recipes
-from excursions.training.grpo import completion_logprobs
 from excursions.training.sft import Example, completion_loss
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ What is done
 - A group whose rewards are all equal has advantage 0 and is left out of the forward pass. Its tokens still
   count in the denominator (they do in TRL), so this saves time and never changes the gradient. The KL has a
   gradient in every group, so with KL on nothing is left out.
-- A prompt is computed once for all its completions, which attend to its keys and values under autograd.
+- A prompt is computed once for all its completions, which attend to its keys and values (see `scoring`).
 - The sampler's temperature divides the logits of the score, and ids at or above `vocab_size` (padded rows
   of the embedding) have no probability, as in the sampler: what is sampled is what is scored.
 - Several processes hold the same groups and share the passes through the model; the gradient is their sum.
@@ -30,21 +30,19 @@ tokens, v vocabulary.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Cache
 
 from excursions.models.processes import Processes
+from excursions.models.scoring import completion_logprobs
 from excursions.params import UserError
 from excursions.rollout.sampler import Completion
 
 EPSILON = 1e-4  # added to the standard deviation of a group, as in TRL
-PASSES = 4  # forward passes over the completions of a micro batch, the shortest quarter first
 
 
 @dataclass(frozen=True)
@@ -102,77 +100,6 @@ def grpo_loss(
     return (loss_bt * mask_bt).sum() / (tokens if denominator is None else denominator), metrics
 
 
-def completion_logprobs(
-    model: nn.Module,
-    prompts: list[list[int]],
-    completions: list[list[list[int]]],
-    *,
-    temperature: float = 1.0,
-    vocab_size: int | None = None,
-    always_pass: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Score completions -> log-probabilities, entropies (without gradient) and a mask of 0 and 1, all (b, t).
-
-    `completions[p]` are those of `prompts[p]`; rows are in that order, padded on the right, 0 where the
-    mask is 0. Each prompt goes through the model once. Its last position scores the first token of its
-    completions, its keys and values are what they attend to, and autograd sums their gradients back into
-    the one prompt. `always_pass`: go through the model also for rows of one token, which need it not: the number of
-    passes then depends on the number of rows alone, as a sharded model needs.
-    """
-    device = next(model.parameters()).device
-    prompt_b = torch.tensor([p for p, group in enumerate(completions) for _ in group], device=device)
-    sequences = [ids for group in completions for ids in group]
-    token_bt = _pad(sequences, device)
-    length_b = torch.tensor([len(ids) for ids in sequences], device=device)
-    prompt_ps = _pad(prompts, device)
-    prompt_length_p = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    n_rows, longest = token_bt.shape
-
-    # Prompts are padded on the right: under the plain causal mask no real token then attends to padding.
-    ends, end_p = torch.unique(prompt_length_p - 1, return_inverse=True)
-    prefill = model(input_ids=prompt_ps, use_cache=True, logits_to_keep=ends)
-    if prefill.past_key_values is None:
-        raise UserError(
-            "the model gave no key/value cache, which GRPO needs to compute each prompt once: "
-            "turn gradient checkpointing off (model.gradient_checkpointing_disable())"
-        )
-    is_prompt_ps = torch.arange(prompt_ps.shape[1], device=device) < prompt_length_p[:, None]
-    first_logits_pv = prefill.logits[torch.arange(len(prompts), device=device), end_p]
-
-    # Rows of similar length share a pass: within a group lengths differ, and padding costs as much as text.
-    order = torch.argsort(length_b, stable=True)
-    logps, entropies = [], []
-    for row_b in order.split(math.ceil(n_rows / PASSES)):
-        row_prompt_b = prompt_b[row_b]
-        target_bt = token_bt[row_b, : int(length_b[row_b[-1]])]
-        logits_b1v = first_logits_pv[row_prompt_b, None]
-        logp_bt, entropy_bt = _score(logits_b1v, target_bt[:, :1], temperature, vocab_size)
-        n_inputs = target_bt.shape[1] - 1  # the last token of the longest row predicts nothing
-        if n_inputs or always_pass:
-            input_bt = target_bt[:, : max(1, n_inputs)]
-            position_t = torch.arange(input_bt.shape[1], device=device)
-            is_input_bt = torch.ones_like(input_bt, dtype=torch.bool)
-            output = model(
-                input_ids=input_bt,
-                attention_mask=torch.cat([is_prompt_ps[row_prompt_b], is_input_bt], 1),
-                position_ids=prompt_length_p[row_prompt_b, None] + position_t,
-                past_key_values=_rows_of(prefill.past_key_values, row_prompt_b),
-                use_cache=True,
-            )
-            if n_inputs:
-                rest_logp_bt, rest_entropy_bt = _score(output.logits, target_bt[:, 1:], temperature, vocab_size)
-                logp_bt = torch.cat([logp_bt, rest_logp_bt], 1)
-                entropy_bt = torch.cat([entropy_bt, rest_entropy_bt], 1)
-            else:
-                logp_bt = logp_bt + 0.0 * output.logits.sum()  # so that its backward pass is made too
-        padding = (0, longest - logp_bt.shape[1])
-        logps.append(nn.functional.pad(logp_bt, padding))
-        entropies.append(nn.functional.pad(entropy_bt, padding))
-    back = torch.argsort(order)
-    mask_bt = (torch.arange(longest, device=device) < length_b[:, None]).float()
-    return torch.cat(logps)[back] * mask_bt, torch.cat(entropies)[back] * mask_bt, mask_bt
-
-
 def rl_gradients(
     model: nn.Module,
     groups: list[Group],
@@ -222,7 +149,7 @@ def rl_gradients(
     dropped_entropy = -sum(sum(completion.logprobs) for p in dropped for completion in groups[p].completions)
     gaps = []
     several = processes is not None and processes.count > 1
-    scoring = {"temperature": temperature, "vocab_size": vocab_size, "always_pass": several}
+    scoring = {"temperature": temperature, "vocab_size": vocab_size}
     for batch, weight_b in _passes(rows, micro_batch, processes if several else None):
         prompts, completions = _by_prompt(groups, batch)
         logp_bt, entropy_bt, mask_bt = completion_logprobs(model, prompts, completions, **scoring)
@@ -307,31 +234,6 @@ def _passes(
         ([row for row, _ in batch], [weight * pass_weight for _, weight in batch])
         for batch, pass_weight in processes.share_passes(micro_batches)
     ]
-
-
-def _rows_of(cache: Cache, prompt_b: Tensor) -> Cache:
-    """The rows' past: keys and values of their prompts. The gradients of rows sum into their prompt."""
-    layers = []
-    for layer in cache.layers:
-        rows = copy.copy(layer)  # DynamicCache(data) would copy the data once more
-        rows.keys, rows.values = layer.keys.index_select(0, prompt_b), layer.values.index_select(0, prompt_b)
-        layers.append(rows)
-    return Cache(layers=layers)
-
-
-def _pad(sequences: list[list[int]], device: torch.device) -> Tensor:
-    """Lists of ids -> (rows, longest), padded on the right with 0 (any id will do: padding is masked)."""
-    return pad_sequence([torch.tensor(ids, device=device) for ids in sequences], batch_first=True)
-
-
-def _score(logits: Tensor, targets: Tensor, temperature: float, vocab_size: int | None) -> tuple[Tensor, Tensor]:
-    """Logits (..., v), targets (...) -> log-probability of the target, and entropy without gradient,
-    (...)."""
-    logits = logits[..., :vocab_size].float() / temperature
-    logps = torch.log_softmax(logits, -1)
-    with torch.no_grad():
-        entropy = -(logps.exp() * logps).sum(-1)
-    return logps.gather(-1, targets[..., None]).squeeze(-1), entropy
 
 
 def _by_prompt(groups: list[Group], batch: list[tuple[int, int]]) -> tuple[list[list[int]], list[list[list[int]]]]:

@@ -16,13 +16,14 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
+from excursions.models.scoring import completion_logprobs
 from excursions.params import UserError
 from excursions.rollout import vllm_engine
 from excursions.rollout.sampler import sample_seed
 from excursions.rollout.torch_engine import TorchEngine
 from excursions.rollout.transformers_engine import TransformersEngine
 from excursions.rollout.vllm_engine import VllmEngine
-from excursions.training.grpo import Group, completion_logprobs, rl_gradients
+from excursions.training.grpo import Group, rl_gradients
 
 vllm = pytest.importorskip("vllm", reason="vLLM is not installed; make test-vllm installs it in an environment apart")
 
