@@ -71,15 +71,17 @@ def assert_same(found, expected, atol=1e-4):
 
 
 @pytest.mark.parametrize("temperature", [0, 0.6, 1.0])
-def test_draws_are_those_of_the_embedded_engine(temperature):
+@pytest.mark.parametrize("stop", [None, ["w11 w12", "w9"]])
+def test_draws_are_those_of_the_embedded_engine(temperature, stop):
     model = tiny()
     prompts = prompts_of(3, 20, 11)
-    request = {"max_new_tokens": 60, "temperature": temperature}
+    request = {"max_new_tokens": 60, "temperature": temperature, "stop": stop}
     ours = TransformersEngine(model, words()).generate(prompts, seeds_of(prompts, 6), **request)
-    embedded = TorchEngine(model, EOS, VOCAB).generate(prompts, seeds_of(prompts, 6), **request)
+    embedded = TorchEngine(model, EOS, VOCAB, tokenizer=words()).generate(prompts, seeds_of(prompts, 6), **request)
     assert_same(ours, embedded)
     if temperature:
-        assert {c.stop_reason for group in ours for c in group} == {"eos", "length"}
+        reasons = {c.stop_reason for group in ours for c in group}
+        assert reasons == {"eos", "length"} if stop is None else {"eos", "stop"} <= reasons
 
 
 @pytest.mark.parametrize("temperature", [0, 0.6, 1.0])
@@ -198,7 +200,9 @@ def test_a_stop_string_ends_what_would_have_gone_on(model):
     assert reasons == {"stop", "eos", "length"} or reasons == {"stop", "eos"}
 
 
-def test_an_empty_stop_string_is_refused():
+def test_an_empty_stop_string_is_refused_and_text_needs_a_tokenizer():
+    with pytest.raises(ValueError, match="give the engine its tokenizer"):
+        TorchEngine(tiny(), EOS, VOCAB).generate([[1]], [[0]], max_new_tokens=2, temperature=1.0, stop="w5")
     with pytest.raises(UserError, match="A stop string is empty"):
         TransformersEngine(tiny(), words()).generate([[1]], [[0]], max_new_tokens=2, temperature=1.0, stop="")
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -61,6 +61,20 @@ def load_question_set(scale: Scale) -> QuestionSet:
     test set, or if nothing is left to train on.
     """
     return _load(scale.hub, scale.questions)[0]
+
+
+def load_benchmark(scale: Scale, benchmark: str) -> tuple[list[Question], list[Question]]:
+    """All test questions of one benchmark, in the order of the study, and its worked examples; where these are named
+    by examples.yaml, no training data are read."""
+    hub, params = scale.hub, scale.questions
+    role = next(role for role, name in _roles(params).items() if name == benchmark)
+    load = load_gsm8k if role == "easy" else load_math
+    source = hub.easy_test if role == "easy" else hub.hard_test
+    tests = list({q.id: q for q in load(source, f"{role}_test", "test", benchmark)}.values())
+    examples = load_examples(hub, params, (role,)).get(role)
+    if examples is None:
+        examples = [q for q in load_question_set(scale).examples if q.benchmark == benchmark]
+    return _in_order(tests, params.seed), examples
 
 
 def train_counts(scale: Scale) -> dict[str, int]:
@@ -158,7 +172,7 @@ def load_math(source: str, key: str, split: str, benchmark: str) -> list[Questio
     return found
 
 
-def load_examples(hub: Hub, params: Questions) -> dict[str, list[Question]]:
+def load_examples(hub: Hub, params: Questions, roles: Iterable[str] = ("easy", "hard")) -> dict[str, list[Question]]:
     """The worked examples of few-shot prompts, 8 of the easy and 4 of the hard benchmark, as examples.yaml names them:
     for each role whose published train split is named.
 
@@ -169,7 +183,7 @@ def load_examples(hub: Hub, params: Questions) -> dict[str, list[Question]]:
     found: dict[str, list[Question]] = {}
     for role, benchmark in _roles(params).items():
         source = hub.easy_train if role == "easy" else hub.hard_train
-        if source is None:
+        if source is None or role not in roles:
             continue
         pool = (load_gsm8k if role == "easy" else load_math)(source, f"{role}_train", "train", benchmark)
         by_digest = {_digest(normalize(q.text)): q for q in pool}

@@ -106,10 +106,12 @@ def draw(logits_b: Tensor, uniform_b: Tensor, temperature: float) -> tuple[Tenso
 class Stop:
     """Stop strings, found in the text of token ids as the tokenizer decodes them, without special tokens."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, strings: str | Sequence[str] | None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, strings: str | Sequence[str] | None) -> None:
         self.strings = [strings] if isinstance(strings, str) else [*(strings or ())]
         if "" in self.strings:
             raise UserError("A stop string is empty; accepted: text of at least one character, or no stop string.")
+        if self.strings and tokenizer is None:
+            raise ValueError("Stop strings are found in text: give the engine its tokenizer.")
         self.tokenizer = tokenizer
         self.may_end_v: Tensor | None = None  # (V): tokens that could be the last of a stop string
         if self.strings:
