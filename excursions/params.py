@@ -60,12 +60,21 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
+class Style:
+    """How the models are asked."""
+
+    chat: bool = False  # by the tokenizer's chat template; else by questions.prompt
+    bos: bool | None = None  # whether a plain prompt begins with the BOS token; null = as the tokenizer does by itself
+    instruction: str | None = None  # e.g. the form of an answer: before a plain prompt, in each question of a chat
+
+
+@dataclass(frozen=True)
 class Questions:
     """Where the questions come from and how they are written into a prompt."""
 
     source: str  # "nano" or "hub"
     easy: str  # name of the easy benchmark
-    hard: str  # name of the hard benchmark
+    hard: str | None  # name of the hard benchmark; null = the easy one is the whole study (public data)
     train_easy: int
     train_hard: int
     validation: int  # per benchmark
@@ -78,6 +87,7 @@ class Questions:
     prompt: str  # with {question}
     separator: str  # between the examples of a few-shot prompt
     stop: str  # where the answer to a few-shot prompt ends
+    style: Style | None = None  # null = plain prompts; a suite may have another
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,8 @@ class Sft:
     betas: tuple[float, float]
     weight_decay: float
     max_grad_norm: float
+    micro_batch_tokens: int | None = None  # in one forward pass, padding included; null = four examples
+    gradient_checkpointing: bool | None = None  # compute activations again in the backward pass: less memory, more time
 
 
 @dataclass(frozen=True)
@@ -154,13 +166,13 @@ class Hub:
     """Where public data come from: each a hub name, a local folder, or a .jsonl(.gz) or .parquet file."""
 
     tokenizer: str
-    stream: str  # pretraining documents, column "text"
+    stream: str | None  # pretraining documents, column "text"; null where only public suites are trained
     stream_config: str | None  # configuration of that dataset
     train: str  # in the schema of OpenMathInstruct-1
-    easy_train: str  # GSM8K, for the examples in few-shot prompts
+    easy_train: str | None  # GSM8K, for the examples in few-shot prompts; null = examples out of `train`
     easy_test: str
-    hard_train: str  # MATH, for the same
-    hard_test: str
+    hard_train: str | None  # MATH, for the same
+    hard_test: str | None  # null where questions.hard is
     general: str | None  # folder of local copies of the six general benchmarks; null = the hub
 
 
@@ -189,12 +201,22 @@ class Revision:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (arXiv 2106.09685) on all linear layers, trained in place of the weights."""
+
+    rank: int
+    alpha: float  # the update is alpha / rank times the product of the two matrices
+
+
+@dataclass(frozen=True)
 class Suite:
     """Public checkpoints that runs can start from instead of our own pretraining."""
 
     model: str  # hub name, or a local folder
     total_tokens: int
     checkpoints: dict[str, Revision]
+    style: Style | None = None  # null = that of the scale's questions
+    lora: Lora | None = None  # null = all weights are trained
 
 
 @dataclass(frozen=True)
@@ -319,11 +341,11 @@ def _build(kind: type, raw: object, path: str, prefix: str) -> typing.Any:
             near = difflib.get_close_matches(str(key), fields, n=1)
             hint = f" Did you mean '{prefix}{near[0]}'?" if near else ""
             raise UserError(f"{path}: unknown key '{prefix}{key}'; accepted here: {', '.join(fields)}.{hint}")
-    for key in fields:
-        if key not in raw:
+    for key, field in fields.items():
+        if key not in raw and field.default is dataclasses.MISSING:
             raise UserError(f"{path}: missing key '{prefix}{key}'. Add it; `git diff {path}` shows what was changed.")
     hints = typing.get_type_hints(kind)
-    return kind(**{key: _value(hints[key], raw[key], path, prefix + key) for key in fields})
+    return kind(**{key: _value(hints[key], value, path, prefix + key) for key, value in raw.items()})
 
 
 def _value(hint: typing.Any, raw: object, path: str, key: str) -> typing.Any:
