@@ -108,6 +108,9 @@ class Rl:
     clip: float
     kl: float
     micro_batch: int  # completions per forward pass
+    advantage: str | None = None
+    normalizer: str | None = None
+    clip_high: float | None = None
 
 
 @dataclass(frozen=True)
