@@ -231,8 +231,8 @@ _NAME = re.compile(r"(?<![\\A-Za-z])(pi|sqrt|sin|cos|tan|sec|csc|cot|log|ln|exp|
 _ROOT_OF = re.compile(r"\\sqrt (\d+(?:\.\d+)?|[A-Za-z])")
 _EXPONENT = re.compile(r"\^ ?(\d+\.\d+|\d{2,})")
 _OPENED = re.compile(r"(\\sqrt ?\(|\^ ?\()|([()])")
-_RELATIONS = {"<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "**": "^", "*": r"\cdot "}
-_RELATION = re.compile(r"<=|>=|!=|\*\*?")
+_RELATIONS = {"+ -": "- ", "+-": "-", "<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "**": "^", "*": r"\cdot "}
+_RELATION = re.compile(r"\+ ?-|<=|>=|!=|\*\*?")
 
 
 def _latex(formula: str) -> str:
