@@ -152,6 +152,7 @@ class Evaluate:
     seed: int
     kept_questions: int  # questions per benchmark whose completions are kept
     kept_samples: int  # of each of them
+    split: str | None = None  # of the questions: null is test; validation where settings are chosen
 
 
 @dataclass(frozen=True)
