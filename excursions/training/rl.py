@@ -10,9 +10,9 @@ import torch
 
 from excursions.data.batches import batch_indices
 from excursions.data.loading import load_questions
-from excursions.data.questions import build_prompt
+from excursions.data.prompts import check_lengths, prompt_ids
 from excursions.params import Engine, UserError
-from excursions.rollout.rewards import grade_completions
+from excursions.rollout.rewards import grade_completions, reward_metrics
 from excursions.rollout.sampler import sample_seed
 from excursions.training.grpo import Group, rl_gradients
 from excursions.training.optimizers import adamw, step_optimizer, warmup
@@ -40,9 +40,8 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
     )
     params = scale.rl
     questions = load_questions(scale).train
-    prompts = tokenizer(
-        [build_prompt(q.text, (), scale.questions) for q in questions], add_special_tokens=False
-    ).input_ids
+    prompts = [prompt_ids(tokenizer, q.text, (), scale.questions) for q in questions]
+    check_lengths(prompts, params.max_new_tokens, engine.context, "rl.max_new_tokens")
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
     reference = copy.deepcopy(processes.plain(model)) if params.kl else None
 
@@ -57,15 +56,17 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
             seeds_pg,
             max_new_tokens=params.max_new_tokens,
             temperature=params.temperature,
+            stop=scale.questions.stop,
         )
         sampled = time.perf_counter()
-        _, grades_pg = grade_completions(tokenizer, found, [questions[i].answer for i in own], scale.questions)
+        texts_pg, grades_pg = grade_completions(tokenizer, found, [questions[i].answer for i in own], scale.questions)
         groups = processes.join(
             [
                 Group(prompts[i], completions, [float(g) for g in grades])
                 for i, completions, grades in zip(own, found, grades_pg, strict=True)
             ]
         )
+        shares = processes.sum(reward_metrics(texts_pg, len(chosen) * params.rollouts))
         graded = time.perf_counter()
         model.train()
         first_pass: dict | None = {} if params.inner_steps > 1 else None
@@ -82,13 +83,17 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
             metrics["grad_norm"] = step_optimizer(model, optimizer, params.max_grad_norm)
         model.eval()
         done = time.perf_counter()
-        return metrics | {
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "step_time": done - started,
-            "share_rollout": (sampled - started) / (done - started),
-            "share_grading": (graded - sampled) / (done - started),
-            "share_training": (done - graded) / (done - started),
-        }
+        return (
+            metrics
+            | shares
+            | {
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "step_time": done - started,
+                "share_rollout": (sampled - started) / (done - started),
+                "share_grading": (graded - sampled) / (done - started),
+                "share_training": (done - graded) / (done - started),
+            }
+        )
 
     return update, optimizer
 
