@@ -131,7 +131,7 @@ def rl_gradients(
             all of them, and so are the metrics.
 
     `entropy` is the model's; groups left out of the forward pass enter with -log p of their sampled tokens.
-    `sampling/...` is |log p of the trainer - log p of the sampler| over the scored tokens (NaN: none scored).
+    `sampling/...` is |log p of the trainer - log p of the sampler| over the scored tokens.
     `num_tokens` counts this batch, the prompt once for each completion. Raises UserError for unusable groups.
     """
     _check(groups, temperature, kl, ref_model, micro_batch, vocab_size)
@@ -141,7 +141,8 @@ def rl_gradients(
     lengths = [len(completion.token_ids) for group in groups for completion in group.completions]
     denominator = sum(lengths)
 
-    scored = [p for p in range(len(groups)) if kl or not no_signal_p[p]]
+    # One group at least, whose advantage may be 0: so sampler and trainer are compared in every step.
+    scored = [p for p in range(len(groups)) if kl or not no_signal_p[p]] or [0]
     dropped = set(range(len(groups))) - set(scored)
     scored.sort(key=lambda p: len(groups[p].prompt_ids))  # prompts of similar length together: less padding
     rows = [(p, g) for p in scored for g in range(len(groups[p].completions))]
@@ -208,7 +209,7 @@ def rl_gradients(
         "clip_ratio/region_mean": totals["clip_ratio/region_mean"],
         "num_tokens": prompt_tokens + denominator,
         "sampling/sampling_logp_difference/mean": gap.mean().item(),
-        "sampling/sampling_logp_difference/max": gap.max().item() if len(gap) else math.nan,
+        "sampling/sampling_logp_difference/max": gap.max().item(),
     }
     return metrics | ({"kl": totals["kl"]} if kl else {})
 

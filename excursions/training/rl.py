@@ -101,7 +101,7 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
 def check_sampler(metrics: dict[str, float], engine: Engine) -> None:
     """Raises UserError if what was sampled is not what is scored."""
     difference = metrics["sampling/sampling_logp_difference/mean"]
-    if difference > engine.max_logp_difference:  # NaN, when no group had a signal, is not greater
+    if difference > engine.max_logp_difference:
         raise UserError(
             f"the log-probabilities of the engine '{engine.name}' and of the trainer differ by {difference:.3g} nats a "
             f"token on average; accepted: up to engine.max_logp_difference = {engine.max_logp_difference:g}. Either "
