@@ -38,7 +38,8 @@ _JOINED = re.compile(r"(?:[^\n]{0,60}(?:,|;|\band\b|\bor\b))?[^A-Za-z0-9\n]{0,10
 _LATEX_GLUE = re.compile(r"\\(?:text|mbox|quad|qquad)\b")
 _HASHES = re.compile(r"####(?!#)[ \t]{0,99}\n?([^\n#]*)")
 _STEP = re.compile(
-    r"\W{0,3}(?:\d{1,3}[.):] [A-Za-z]|(?i:step|part|case|question|problem|method|solution|example|day|stage) ?\d{1,3} ?(?![\d.,]))"
+    r"\W{0,3}(?:\d{1,3}[.):] [A-Za-z]"
+    r"|(?i:step|part|case|question|problem|method|solution|example|day|stage) ?\d{1,3} ?(?![\d.,]))"
 )
 _SENTENCE_END = re.compile(r" [.!?] |(?<=[^\s.])[.!?] (?=[A-Z])")
 _STATED = re.compile(r"\banswer\b[^\n.:=$]{0,40}?(?:\bis\b|[:=])[\s:*]{0,20}", re.IGNORECASE)

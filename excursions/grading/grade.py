@@ -177,7 +177,8 @@ _FONT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf) ?")
 _SPACE = re.compile(r"\\(?:[,;:! \\]|q?quad(?![a-z]))")
 _MATH_WORDS = frozenset("pi sqrt sin cos tan log ln exp mod power infinity".split())
 _GUESSES = re.compile(
-    r";|\d ?[|:?&@#] ?[-$]?\d|\d [-$]?\d|\d[A-Za-z]+\d|[-+*/]$|[\"&@#?]|[-=]>|\\(?:mid|vert|pm|mp|lor|vee|land|wedge|to|[Rr]ightarrow|implies)(?![a-z])"
+    r";|\d ?[|:?&@#] ?[-$]?\d|\d [-$]?\d|\d[A-Za-z]+\d|[-+*/]$|[\"&@#?]|[-=]>"
+    r"|\\(?:mid|vert|pm|mp|lor|vee|land|wedge|to|[Rr]ightarrow|implies)(?![a-z])"
 )
 _SUM = re.compile(r"[-+*/().\d, ]+")
 _MATHEMATICS = re.compile(r"[-=+*/^()\\!]")
