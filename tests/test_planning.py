@@ -24,6 +24,7 @@ from excursions.models.model import build_model
 from excursions.models.processes import Processes
 from excursions.models.scoring import completion_logprobs
 from excursions.params import RECIPES, UserError
+from excursions.recipes import RECIPES as TABLE
 from excursions.rollout.sampler import Completion
 from excursions.rollout.torch_engine import TorchEngine
 from excursions.rollout.transformers_engine import TransformersEngine
@@ -34,7 +35,6 @@ from excursions.study.run import Run
 from excursions.training.grpo import Group, rl_gradients
 from excursions.training.optimizers import adamw, step_optimizer
 from excursions.training.pretrain import next_token_loss
-from excursions.recipes import RECIPES as TABLE
 from excursions.training.sft import MICRO_BATCH, Example, completion_loss, sft_gradients
 
 ROOT = Path(__file__).parents[1]
