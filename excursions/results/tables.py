@@ -107,7 +107,7 @@ def load_outcomes(
 ) -> pd.DataFrame:
     """Outcomes of a suite: columns of schemas.OUTCOMES, one row per run, step, benchmark and question.
 
-    between: with the evaluations between the first and the last step. columns: read these alone (and `step`, if not between).
+    between: with the evaluations between the first and the last step. columns: read these alone (of ends, `step` too).
     Names are categories and `valid` is a nullable integer. Rows are in the order of pretraining and of RECIPES.
     """
     return _load(run_folders(root, scale, suite), "outcomes", columns, between)
