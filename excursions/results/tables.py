@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -58,6 +58,9 @@ class Tables:
     outcomes: pd.DataFrame
     general: pd.DataFrame
     parameters: dict[str, int]  # suite -> parameters of its model, for multiples of Chinchilla-optimal
+    training: pd.DataFrame = field(default_factory=pd.DataFrame)  # the logs of all suites
+    # (easy or hard, k) -> pass@k in percent of guessing; without an entry answers are taken as impossible to guess
+    floors: dict[tuple[str, int], float] = field(default_factory=dict)
 
 
 def run_folder(root: Path | str, scale: str, suite: str, checkpoint: str, recipe: str, seed: int) -> Path:
