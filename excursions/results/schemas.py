@@ -158,6 +158,14 @@ class Sample(TypedDict):
     stop_reason: str
 
 
+@with_config(_MORE)
+class DataFile(TypedDict):
+    """data.json of a scale: what the check of its data counted; it may hold more."""
+
+    guess_floor: dict[str, dict[str, NonNegativeFloat]]  # benchmark -> k -> pass@k in percent
+
+
+DATA = TypeAdapter(DataFile)
 RUN, SUITE, SAMPLE = TypeAdapter(RunFile), TypeAdapter(SuiteFile), TypeAdapter(Sample)
 RUN_KEYS = tuple(RunFile.__annotations__)
 

@@ -12,7 +12,7 @@ import io
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,9 @@ class Tables:
     outcomes: pd.DataFrame
     general: pd.DataFrame
     parameters: dict[str, int]  # suite -> parameters of its model, for multiples of Chinchilla-optimal
+    training: pd.DataFrame = field(default_factory=pd.DataFrame)  # the logs of all suites
+    # (easy or hard, k) -> pass@k in percent of guessing; without an entry answers are taken as impossible to guess
+    floors: dict[tuple[str, int], float] = field(default_factory=dict)
 
 
 def write_run(
@@ -181,8 +184,23 @@ def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
         study = params.load(file)
         cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(suite)}
         folders = [folder for folder in folders if folder in cells]
-    outcomes, general = _load(folders, "outcomes", None, between), _load(folders, "general")
-    return Tables(scale, outcomes, general, {suite: load_suite(root, scale, suite)["parameters"] for suite in suites})
+    return Tables(
+        scale,
+        _load(folders, "outcomes", None, between),
+        _load(folders, "general"),
+        {suite: load_suite(root, scale, suite)["parameters"] for suite in suites},
+        _load(folders, "training"),
+        load_floors(root, scale),
+    )
+
+
+def load_floors(root: Path | str, scale: str) -> dict[tuple[str, int], float]:
+    """pass@k in percent of guessing, by benchmark and k, from data.json; empty where the data were never checked."""
+    file = Path(root) / "results" / scale / "data.json"
+    if not file.is_file():
+        return {}
+    floors = _read_json(file, schemas.DATA, f"Make it again with `excursions data --scale {scale}`.")["guess_floor"]
+    return {(benchmark, int(k)): value for benchmark, of_it in floors.items() for k, value in of_it.items()}
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
