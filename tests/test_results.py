@@ -38,7 +38,7 @@ FILES = ["general.parquet", "outcomes.parquet", "run.json", "samples.jsonl.gz", 
 
 def tables_of_run(checkpoint="p20", recipe="rl", seed=0, questions=20, samples=32, tokens=1000):
     """Outcomes at steps 0 and 2, general counts and a log, drawn from the run's name."""
-    rng = statistics.generator(checkpoint, recipe, seed)
+    rng = np.random.default_rng(list(f"{checkpoint}{recipe}{seed}".encode()))
     who = {
         "scale": "nano",
         "suite": "main",

@@ -12,7 +12,8 @@ import io
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,32 @@ class Tables:
     outcomes: pd.DataFrame
     general: pd.DataFrame
     parameters: dict[str, int]  # suite -> parameters of its model, for multiples of Chinchilla-optimal
+    training: pd.DataFrame = field(default_factory=pd.DataFrame)  # the logs of all suites
+    # (easy or hard, k) -> pass@k in percent of guessing; without an entry answers are taken as impossible to guess
+    floors: dict[tuple[str, int], float] = field(default_factory=dict)
+
+
+class StoredTables(Tables):
+    """Those of a results tree, each read when it is first asked for: a notebook reads what its figures need."""
+
+    def __init__(self, root: Path, scale: str, folders: Sequence[Path], between: bool) -> None:
+        suites = dict.fromkeys(folder.parts[-4] for folder in folders)
+        parameters = {suite: load_suite(root, scale, suite)["parameters"] for suite in suites}
+        vars(self).update(
+            scale=scale, folders=folders, between=between, parameters=parameters, floors=_floors(root, scale)
+        )
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        return _load(self.folders, "outcomes", None, self.between)
+
+    @cached_property
+    def general(self) -> pd.DataFrame:
+        return _load(self.folders, "general")
+
+    @cached_property
+    def training(self) -> pd.DataFrame:
+        return _load(self.folders, "training", [*schemas.IDENTITY, "step", "reward", "entropy"])
 
 
 def run_folder(root: Path | str, scale: str, suite: str, checkpoint: str, recipe: str, seed: int) -> Path:
@@ -162,11 +189,11 @@ def load_suite(root: Path | str, scale: str, suite: str = "main") -> dict:
 
 
 def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
-    """Outcomes, general benchmarks and parameter counts of all suites of a scale that have results.
+    """Outcomes, general benchmarks, logs (reward and entropy) and parameters of all suites of a scale with results.
 
     Only of the checkpoints, recipes and seeds that root/params.yaml names: a cell taken out of the study keeps its
     results on disk and leaves the figures. (A folder of results without params.yaml is taken whole.)
-    between: as for `load_outcomes`.
+    between: as for `load_outcomes`. A table is read when it is first asked for.
     """
     home, file = Path(root) / "results" / scale, Path(root) / "params.yaml"
     suites = sorted({"main", *(path.name for path in home.glob("[!.]*") if path.is_dir())})
@@ -175,8 +202,17 @@ def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
         study = params.load(file)
         cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(suite)}
         folders = [folder for folder in folders if folder in cells]
-    outcomes, general = _load(folders, "outcomes", None, between), _load(folders, "general")
-    return Tables(scale, outcomes, general, {suite: load_suite(root, scale, suite)["parameters"] for suite in suites})
+    return StoredTables(Path(root), scale, folders, between)
+
+
+def _floors(root: Path, scale: str) -> dict[tuple[str, int], float]:
+    """What guessing scores, from results/<scale>/data.json, which may not be there or not say it."""
+    file = root / "results" / scale / "data.json"
+    if not file.is_file():
+        return {}
+    remedy = f"Bring it back with `git checkout -- {file}`, or run `excursions data --scale {scale}`."
+    found = _read_json(file, schemas.DATA, remedy).get("guess_floor", {})
+    return {(ROLES.get(name, name), int(k)): value for name, by_k in found.items() for k, value in by_k.items()}
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
