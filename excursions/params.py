@@ -108,6 +108,9 @@ class Rl:
     clip: float
     kl: float
     micro_batch: int  # completions per forward pass
+    advantage: str | None = None
+    normalizer: str | None = None
+    clip_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ class Evaluate:
     seed: int
     kept_questions: int  # questions per benchmark whose completions are kept
     kept_samples: int  # of each of them
+    split: str | None = None  # of the questions: null is test; validation where settings are chosen
 
 
 @dataclass(frozen=True)

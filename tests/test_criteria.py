@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from excursions.findings import reference
-from excursions.study import criteria as report
+from excursions.study import criteria
 
 CHECKPOINTS = ("p04", "p08", "p12", "p20", "p24", "p28", "p40", "p56", "p88")
 PAPER = reference.pass_at_k().query("recipe == 'base'").set_index(["role", "k", "checkpoint"])["estimate"]
@@ -34,17 +34,17 @@ def met(rows: list[tuple]) -> dict[str, bool]:
 
 
 def test_guessing_is_as_good_as_the_answers_are_alike():
-    assert report.guess_floor(["1 , 2"] * 4, ["1 , 2"] * 9, 1) == 1
-    assert report.guess_floor(["1 , 2", "3 , 4"], ["1 , 2", "5 , 6"], 1) == 0.25
-    assert report.guess_floor(["1 , 2", "3 , 4"], ["1 , 2"], 2) == 0.75
+    assert criteria.guess_floor(["1 , 2"] * 4, ["1 , 2"] * 9, 1) == 1
+    assert criteria.guess_floor(["1 , 2", "3 , 4"], ["1 , 2", "5 , 6"], 1) == 0.25
+    assert criteria.guess_floor(["1 , 2", "3 , 4"], ["1 , 2"], 2) == 0.75
     different = [f"{i} , {j}" for i in range(40) for j in range(40)]
-    assert report.guess_floor(different, different, 32) == pytest.approx(32 / 1600, rel=0.02)
+    assert criteria.guess_floor(different, different, 32) == pytest.approx(32 / 1600, rel=0.02)
 
 
 def test_a_base_like_the_papers_meets_the_criteria_and_others_do_not():
-    assert all(met(report.base_rows(outcomes(like_the_paper))).values())
+    assert all(met(criteria.base_rows(outcomes(like_the_paper))).values())
     one_jump = outcomes(lambda role, c, q: 0 if c < "p40" else like_the_paper(role, c, q))
-    found = met(report.base_rows(one_jump))
+    found = met(criteria.base_rows(one_jump))
     assert not found["easy: base pass@32 from the paper's"] and not found["easy: largest rise of base pass@32"]
     assert found["hard: base pass@1 from the paper's"]
 
@@ -53,8 +53,8 @@ def test_the_form_of_the_answer_counts_from_p20_on():
     few = outcomes(lambda role, c, q: 8)
     late = outcomes(lambda role, c, q: 0 if c < "p20" else 4)
     later = outcomes(lambda role, c, q: 0 if c < "p24" else 8)
-    assert all(met(report.format_rows(few, late)).values())
-    assert not any(met(report.format_rows(few, later)).values())
+    assert all(met(criteria.format_rows(few, late)).values())
+    assert not any(met(criteria.format_rows(few, later)).values())
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,8 @@ def test_the_form_of_the_answer_counts_from_p20_on():
 )
 def test_general_benchmarks_must_rise_and_not_saturate_early(accuracy, good):
     rows = [
-        {"checkpoint": c, "benchmark": "arc_easy", "n": 100, "correct": a}
+        {"checkpoint": c, "benchmark": "arc_easy", "item_id": str(item), "correct": int(item < a)}
         for c, a in zip(CHECKPOINTS, accuracy, strict=True)
+        for item in range(100)
     ]
-    assert met(report.general_rows(pd.DataFrame(rows))) == {"arc_easy": good}
+    assert met(criteria.general_rows(pd.DataFrame(rows))) == {"arc_easy": good}

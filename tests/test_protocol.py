@@ -34,7 +34,9 @@ def test_every_completion_of_the_questions_asked_is_kept(kept, exam):
     about, samples = load_kept(kept[0])
     assert [row["question_id"] for row in samples] == [q.id for q in exam.asked for _ in range(8)]
     assert about["model"] == "p20" and (about["shots"], about["samples"], about["questions"]) == (1, 8, 3)
-    assert all(row["prompt"].endswith(f"question : {q.text} answer :") for row, q in zip(samples[::8], exam.asked, strict=True))
+    assert all(
+        row["prompt"].endswith(f"question : {q.text} answer :") for row, q in zip(samples[::8], exam.asked, strict=True)
+    )
     assert kept[2] == about | summary(samples)
 
 

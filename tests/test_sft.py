@@ -6,6 +6,7 @@ import torch
 from excursions.data.batches import batch_indices
 from excursions.data.loading import load_questions
 from excursions.models.model import load_model
+from excursions.models.processes import Processes
 from excursions.training.optimizers import adamw, cosine, step_optimizer
 from excursions.training.parallel import averaged_step
 from excursions.training.sft import (
@@ -73,7 +74,9 @@ def test_the_split_by_length_changes_neither_loss_nor_gradient(checkpoint, quest
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     assert len(examples) > 8
-    assert sft_gradients(model, examples, tokenizer.pad_token_id)["sft_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert sft_gradients(model, examples, tokenizer.pad_token_id, Processes())["sft_loss"] == pytest.approx(
+        loss.item(), abs=1e-5
+    )
     for p, gradient in zip(model.parameters(), expected, strict=True):
         assert torch.allclose(p.grad, gradient, atol=1e-6)
 
@@ -90,7 +93,7 @@ def updates(model, tokenizer, examples):
     optimizers = [adamw(model, rate, (0.9, 0.95), 0.0) for rate in (1e-3, 3e-3)]
 
     def update(i):
-        sft_gradients(model, halves[i], tokenizer.pad_token_id)
+        sft_gradients(model, halves[i], tokenizer.pad_token_id, Processes())
         return {f"norm{i}": step_optimizer(model, optimizers[i], 1.0)}
 
     return lambda: update(0), lambda: update(1)

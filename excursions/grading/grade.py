@@ -239,13 +239,14 @@ _NAME = re.compile(r"(?<![\\A-Za-z])(pi|sqrt|sin|cos|tan|sec|csc|cot|log|ln|exp|
 _ROOT_OF = re.compile(r"\\sqrt (\d+(?:\.\d+)?|[A-Za-z])")
 _EXPONENT = re.compile(r"\^ ?(\d+\.\d+|\d{2,})")
 _OPENED = re.compile(r"(\\sqrt ?\(|\^ ?\()|([()])")
-_RELATIONS = {"<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "**": "^", "*": r"\cdot "}
-_RELATION = re.compile(r"<=|>=|!=|\*\*?")
+_RELATIONS = {"+ -": "- ", "+-": "-", "<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "**": "^", "*": r"\cdot "}
+_IMAGINARY = re.compile(r"(?<=\d)i(?![A-Za-z])")  # math-verify sees i as a number only where it stands alone
+_RELATION = re.compile(r"\+ ?-|<=|>=|!=|\*\*?")
 
 
 def _latex(formula: str) -> str:
     """A formula typed as in a program (2*pi, sqrt(3)/2, x**2) in LaTeX; LaTeX stays what it is."""
-    text = _RELATION.sub(lambda m: _RELATIONS[m.group()], re.sub(r"(?<!\\)%", r"\\%", formula))
+    text = _RELATION.sub(lambda m: _RELATIONS[m.group()], re.sub(r"(?<!\\)%", r"\\%", _IMAGINARY.sub(" i", formula)))
     text = _NAME.sub(lambda m: "\\" + {"infinity": "infty", "oo": "infty"}.get(m[1], m[1]) + " ", text)
     text = _EXPONENT.sub(r"^{\1}", _ROOT_OF.sub(r"\\sqrt{\1}", text))
     open_brackets: list[bool] = []  # whether each is written as a brace

@@ -55,6 +55,11 @@ class Job:
         """Worked examples in its prompts: a base checkpoint does not know the answer's form (paper, section 2)."""
         return self.scale.evaluate.shots if RECIPES[self.run.recipe].make is None else 0
 
+    @property
+    def split(self) -> str:
+        """The questions that are asked: those of the test, but where settings are chosen."""
+        return self.scale.evaluate.split or "test"
+
     def training(self) -> Training:
         run = self.run
         return training(run.recipe, self.model, self.tokenizer, self.engine, self.scale, run.seed, self.processes)
@@ -150,8 +155,8 @@ def _train(job: Job) -> dict:
     else:
         state = {"fingerprint": wanted, "step": -1, "log": [], "outcomes": [], "samples": [], "seconds": 0.0}
     before = state["seconds"]
-    whole = make_exam(scale, "test", scale.questions.test, job.shots)
-    short = make_exam(scale, "test", scale.evaluate.questions_between, job.shots)
+    whole = make_exam(scale, job.split, getattr(scale.questions, job.split), job.shots)
+    short = make_exam(scale, job.split, scale.evaluate.questions_between, job.shots)
     points = scale.evaluate.between + 1
     between = {round(work.steps * i / points) for i in range(1, points)}
     progress = job.progress("training", work.steps, max(0, state["step"]))

@@ -31,13 +31,8 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
     Each process samples and grades its part of the step's questions; then all have all groups. The update raises
     UserError if sampler and trainer differ by more than `engine.max_logp_difference`.
     """
-    model, tokenizer, engine, scale, processes = (
-        start.model,
-        start.tokenizer,
-        start.engine,
-        start.scale,
-        start.processes,
-    )
+    model, tokenizer, engine = start.model, start.tokenizer, start.engine
+    scale, processes = start.scale, start.processes
     params = scale.rl
     questions = load_questions(scale).train
     prompts = [prompt_ids(tokenizer, q.text, (), scale.questions) for q in questions]
@@ -76,7 +71,9 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
             metrics = rl_gradients(
                 model, groups, temperature=params.temperature, clip=params.clip, kl=params.kl, ref_model=reference,
                 micro_batch=params.micro_batch, vocab_size=len(tokenizer), first_pass=first_pass,
-                importance_cap=scale.engine.importance_cap, processes=processes,
+                importance_cap=scale.engine.importance_cap, advantage=params.advantage or "group",
+                normalizer=params.normalizer or "tokens", clip_high=params.clip_high,
+                max_new_tokens=params.max_new_tokens, processes=processes,
             )  # fmt: skip
             if inner_step == 0:  # later the policy has moved
                 check_sampler(metrics, scale.engine)
