@@ -159,7 +159,7 @@ class Evaluate:
 class Engine:
     """What samples the completions."""
 
-    name: str  # "torch" (embedded, OLMo2), "transformers" (its own generation, any architecture) or "vllm"
+    name: str  # "torch" (embedded, OLMo2), "transformers" (any architecture) or "vllm"
     max_logp_difference: float  # nats; a run stops if sampler and trainer differ by more on average over a step
     importance_cap: float | None  # weight tokens by min(p trainer / p sampler, cap); null = no correction
     kv_cache_gb: float  # memory of one process for keys and values (vllm)
