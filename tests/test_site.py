@@ -25,8 +25,10 @@ SIZES, SCHEMES = (390, 1280), ("light", "dark")
 def project(tmp_path_factory) -> Path:
     """A project folder with a made-up study, its claims, stand-ins for its reports, and the site made from them."""
     root = make_study(tmp_path_factory.mktemp("project"), seeds=(0, 1))
-    for name in ("params.yaml", "dvc.yaml", "CLAIMS.md"):
+    for name in ("dvc.yaml", "CLAIMS.md"):
         shutil.copy(ROOT / name, root)
+    study = re.sub(r"(?m)^seeds: .*", "seeds: [0, 1]", (ROOT / "params.yaml").read_text(encoding="utf-8"))
+    (root / "params.yaml").write_text(study, encoding="utf-8")
     for name in ("notebooks", "figures", "excursions/findings"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for folder in results.run_folders(root, "nano", "main"):
@@ -103,11 +105,7 @@ def test_samples_are_kept_once_and_their_steps_checked(project):
     assert kept["questions"][0] == ["easy-0", "easy", "ann has 5 . bob has 2 more . how many has each ?", "5 , 7"]
     assert all(completion[1] == STEPS for completion in kept["completions"])
     assert {text for text, _ in asked} == {"ann has 5 . bob has 2 more . how many has each ?"}
-    assert (
-        len(kept["completions"])
-        == len({(*given, *map(str, one[2:])) for given, one in zip(asked, kept["completions"], strict=True)})
-        or True
-    )
+    assert len(asked) == len(kept["completions"]) < sum(len(cell[5]) for cell in kept["cells"])
     (cell,) = [cell for cell in kept["cells"] if cell[:5] == ["main", "p88", "rl", 0, 20]]
     assert len(cell[5]) == 12
 

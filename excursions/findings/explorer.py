@@ -21,7 +21,7 @@ Checker = Callable[[str, str], list[tuple[str, bool]]]
 
 
 def all_series(root: Path | str, tables: results.Tables) -> list[list]:
-    """Each series as [axis, measure, benchmark, k, suite, checkpoint, recipe, seed, [[x, y, low, high] or [x, y], ...]].
+    """Each series as [axis, measure, benchmark, k, suite, checkpoint, recipe, seed, [[x, y(, low, high)], ...]].
 
     axis: "tokens" (one point per checkpoint, x its name; checkpoint is "") or "steps" (x a step of training). seed: a
     number, or "all" for the mean of all. Intervals are estimated at the last step only, for the mean of all seeds.
