@@ -188,8 +188,8 @@ def check_finite(metrics: dict[str, float], run: Run, step: int) -> None:
     for name, value in metrics.items():
         if name in ("loss", "grad_norm", "sft_loss", "sft_grad_norm", "entropy") and not math.isfinite(value):
             raise UserError(
-                f"{run.name} diverged: step {step} has {name} {value}. The last saved state before it is kept; lower the "
-                f"learning rate of {' and '.join(RECIPES[run.recipe].blocks)} in params.yaml."
+                f"{run.name} diverged: step {step} has {name} {value}. The last saved state before it is kept; lower "
+                f"the learning rate of {' and '.join(RECIPES[run.recipe].blocks)} in params.yaml."
             )
 
 
