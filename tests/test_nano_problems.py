@@ -16,7 +16,7 @@ from excursions.data.nano.tokenizer import build_tokenizer
 from excursions.data.questions import build_prompt, cut_completion, normalize
 from excursions.grading import grade
 
-SMOKE = params.load(Path(__file__).parents[1] / "params.yaml").smoke
+SMOKE = params.load(Path(__file__).parents[1] / "params.yaml").scale("smoke")
 
 
 @pytest.fixture(scope="module")
