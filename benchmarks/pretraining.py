@@ -33,7 +33,7 @@ def best_seconds(work, times: int) -> float:
 def main() -> None:
     """Prints tokens per second, the peak, and the share of it that the arithmetic of training reaches."""
     torch.set_num_threads(1)
-    scale = params.load(Path(__file__).parents[1] / "params.yaml").nano
+    scale = params.load(Path(__file__).parents[1] / "params.yaml").scale("nano")
     square = torch.randn(1024, 1024)
     peak = 2 * 1024**3 / best_seconds(lambda: square @ square, 20)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from excursions import commands
-from excursions.params import RECIPES, SCALES, UserError
+from excursions.params import RECIPES, UserError
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=function)
         added.add_argument("--root", type=Path, default=Path("."), help="the project's folder (default: this folder)")
         if scale:
-            added.add_argument("--scale", default="nano", choices=SCALES, help="block of params.yaml (default: nano)")
+            added.add_argument("--scale", default="nano", help="block of params.yaml (default: nano)")
         if suite:
             added.add_argument("--suite", default="main", help="suite of checkpoints (default: main)")
         return added

@@ -31,15 +31,17 @@ PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.
 
 
 def suite_checkpoints(study: Study, scale_name: str, suite: str, root: Path) -> tuple[str, ...]:
-    """Names of the checkpoints of a suite: those of params.yaml's `suites`, or of our own pretraining.
+    """Names of the checkpoints of a suite, or of the suite it starts from: those of params.yaml's `suites`, or of our
+    own pretraining.
 
     Raises UserError for a suite that is neither.
     """
-    if suite in study.suites:
-        return tuple(study.suites[suite].checkpoints)
+    suite = study.checkpoint_suite(suite)
+    if suite in study.public_suites:
+        return tuple(study.public_suites[suite].checkpoints)
     own = sorted({"main", *(file.parent.name for file in (root / "checkpoints" / scale_name).glob("*/suite.json"))})
     params.one_of(suite, [*own, *(name for name in study.suites if name not in own)], f"suite of {scale_name}")
-    return study.scale(scale_name).pretrain.save
+    return study.scale(scale_name, suite).pretrain.save
 
 
 def prepare_suite(
@@ -50,7 +52,7 @@ def prepare_suite(
     Downloads what is not on this machine yet, and writes the suite's suite.json. Raises UserError for an unknown suite
     or checkpoint, a model or revision that cannot be had, and a name that a suite of our own pretraining has.
     """
-    about = study.suites[params.one_of(suite, list(study.suites), "suite (key 'suites' of params.yaml)")]
+    about = study.public_suites[params.one_of(suite, list(study.public_suites), "suite (key 'suites' of params.yaml)")]
     names = [params.one_of(name, list(about.checkpoints), f"checkpoint of suite {suite}") for name in checkpoint_names]
     home = root / "checkpoints" / scale_name / suite
     file = home / "suite.json"
