@@ -63,7 +63,8 @@ class Job:
 
     def training(self) -> Training:
         run = self.run
-        return training(run.recipe, self.model, self.tokenizer, self.engine, self.scale, run.seed, self.processes)
+        scale = self.scale.of(run.recipe)
+        return training(run.recipe, self.model, self.tokenizer, self.engine, scale, run.seed, self.processes)
 
     def progress(self, what: str, total: int, done: int = 0) -> Progress:
         return Progress(f"{self.run.name} {what}", total, done, quiet=not self.processes.is_main)
