@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -54,7 +56,7 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
     tokenizer, stream = source.tokenizer(), source.stream()
     model = processes.place(build_model(scale.model, tokenizer, params.seed))
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
-    token_loss = torch.compile(next_token_loss, dynamic=False) if params.compile else next_token_loss
+    token_loss = loss_function(params.compile)
 
     steps = total_steps(scale)
     save_at = {max(1, round(steps * percent(name) / 100)): name for name in params.save}
@@ -141,6 +143,22 @@ def next_token_loss(model: torch.nn.Module, ids_bt: torch.Tensor) -> torch.Tenso
     """Mean cross-entropy of each token given those before it. ids_bt: (batch, token)."""
     logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1].float()
     return F.cross_entropy(logits_btv.flatten(0, 1), ids_bt[:, 1:].flatten().long())
+
+
+def loss_function(compile: bool) -> Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]:
+    """`next_token_loss`, compiled for the shape of its first call if wanted; what is compiled is kept between processes
+    in the user's cache folder. Raises UserError if that takes a C++ compiler that is not there."""
+    if not compile:
+        return next_token_loss
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise UserError(
+            f"pretrain.compile is true in params.yaml, which takes a C++ compiler, and there is no '{compiler}': "
+            "install one (Debian: apt install g++), name one in CXX, or set compile: false (slower, another suite)."
+        )
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "excursions" / "inductor"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    return torch.compile(next_token_loss, dynamic=False)
 
 
 def total_steps(scale: Scale) -> int:
