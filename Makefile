@@ -9,7 +9,7 @@ BIN := $(CURDIR)/.venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM_PIP = .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help repro test test-vllm smoke lint lab bench bench-vllm lock
+.PHONY: help repro test test-vllm smoke real lint lab bench bench-vllm lock
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -27,6 +27,10 @@ test-vllm: .venv-vllm/.installed ## run the tests of the vLLM engine, on the CPU
 
 smoke: .venv/.installed ## run the whole pipeline, training included, at its smallest scale
 	$(BIN)/excursions smoke
+
+real: .venv/.installed ## measure and train a real language model of 135M parameters (fetches 90 MB, needs GSM8K's files)
+	$(PIP) install --quiet gguf==0.19.0
+	$(BIN)/python -m excursions.study.real
 
 lint: .venv/.installed ## check code and notebooks with ruff
 	$(BIN)/ruff check .

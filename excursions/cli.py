@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command(commands.notebook, suite=False)
     added.add_argument("name", help="name of a notebook, e.g. early_rl")
     added.add_argument("-p", "--parameter", nargs="+", default=[], metavar="NAME=VALUE", help="of its parameters cell")
+    command(commands.site, suite=False)
     added = command(commands.claims, suite=False)
     added.add_argument("--json", action="store_true", help="as JSON")
     added = command(commands.plan)

@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import asdict, replace
 
-from excursions import params, tree
+from excursions import params
 from excursions.params import RECIPES, UserError
 
 
@@ -24,7 +24,7 @@ def data(args: argparse.Namespace) -> None:
 def pretrain(args: argparse.Namespace) -> None:
     """Pretrains the suite of checkpoints."""
     from excursions.models.launch import is_launched, leave, relaunch
-    from excursions.training.pretrain import pretrain
+    from excursions.study.pretraining import pretrain_suite
 
     if args.suite in _study(args).suites:
         raise UserError(f"'{args.suite}' is a public suite of params.yaml; give your own pretraining another --suite.")
@@ -32,8 +32,7 @@ def pretrain(args: argparse.Namespace) -> None:
         raise UserError(f"--processes is {args.processes}; accepted: 1 or more.")
     if args.processes > 1 and not is_launched():
         relaunch(args.processes)
-    folder, scratch = (of(args.root, args.scale, args.suite) for of in (tree.suite_folder, tree.pretraining_scratch))
-    pretrain(_scale(args), folder, scratch)
+    pretrain_suite(_scale(args), args.root, args.scale, args.suite)
     leave()
 
 
@@ -101,6 +100,13 @@ def notebook(args: argparse.Namespace) -> None:
         raise UserError(f"--parameter {wrong[0]}: accepted: name=value, e.g. checkpoint=p56.")
     given = dict(pair.split("=", 1) for pair in args.parameter)
     print(run(args.name, args.scale, args.root, {name: yaml.safe_load(value) for name, value in given.items()}))
+
+
+def site(args: argparse.Namespace) -> None:
+    """Writes the pages of the site that are no notebook: the overview, the explorer, the samples."""
+    from excursions.findings.site import write_site
+
+    print("\n".join(map(str, write_site(args.root, args.scale))))
 
 
 def claims(args: argparse.Namespace) -> None:

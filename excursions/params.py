@@ -60,12 +60,21 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
+class Style:
+    """How the models are asked."""
+
+    chat: bool = False  # by the tokenizer's chat template; else by questions.prompt
+    bos: bool | None = None  # whether a plain prompt begins with the BOS token; null = as the tokenizer does by itself
+    instruction: str | None = None  # e.g. the form of an answer: before a plain prompt, in each question of a chat
+
+
+@dataclass(frozen=True)
 class Questions:
     """Where the questions come from and how they are written into a prompt."""
 
     source: str  # "nano" or "hub"
     easy: str  # name of the easy benchmark
-    hard: str  # name of the hard benchmark
+    hard: str | None  # name of the hard benchmark; null = the easy one is the whole study (public data)
     train_easy: int
     train_hard: int
     validation: int  # per benchmark
@@ -78,6 +87,7 @@ class Questions:
     prompt: str  # with {question}
     separator: str  # between the examples of a few-shot prompt
     stop: str  # where the answer to a few-shot prompt ends
+    style: Style | None = None  # null = plain prompts; a suite may have another
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,9 @@ class Rl:
     clip: float
     kl: float
     micro_batch: int  # completions per forward pass
+    advantage: str | None = None
+    normalizer: str | None = None
+    clip_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,8 @@ class Sft:
     betas: tuple[float, float]
     weight_decay: float
     max_grad_norm: float
+    micro_batch_tokens: int | None = None  # in one forward pass, padding included; null = four examples
+    gradient_checkpointing: bool | None = None  # compute activations again in the backward pass: less memory, more time
 
 
 @dataclass(frozen=True)
@@ -137,13 +152,14 @@ class Evaluate:
     seed: int
     kept_questions: int  # questions per benchmark whose completions are kept
     kept_samples: int  # of each of them
+    split: str | None = None  # of the questions: null is test; validation where settings are chosen
 
 
 @dataclass(frozen=True)
 class Engine:
     """What samples the completions."""
 
-    name: str  # "torch" (embedded, OLMo2), "transformers" (its own generation, any architecture) or "vllm"
+    name: str  # "torch" (embedded, OLMo2), "transformers" (any architecture) or "vllm"
     max_logp_difference: float  # nats; a run stops if sampler and trainer differ by more on average over a step
     importance_cap: float | None  # weight tokens by min(p trainer / p sampler, cap); null = no correction
     kv_cache_gb: float  # memory of one process for keys and values (vllm)
@@ -154,13 +170,13 @@ class Hub:
     """Where public data come from: each a hub name, a local folder, or a .jsonl(.gz) or .parquet file."""
 
     tokenizer: str
-    stream: str  # pretraining documents, column "text"
+    stream: str | None  # pretraining documents, column "text"; null where only public suites are trained
     stream_config: str | None  # configuration of that dataset
     train: str  # in the schema of OpenMathInstruct-1
-    easy_train: str  # GSM8K, for the examples in few-shot prompts
+    easy_train: str | None  # GSM8K, for the examples in few-shot prompts; null = examples out of `train`
     easy_test: str
-    hard_train: str  # MATH, for the same
-    hard_test: str
+    hard_train: str | None  # MATH, for the same
+    hard_test: str | None  # null where questions.hard is
     general: str | None  # folder of local copies of the six general benchmarks; null = the hub
 
 
@@ -189,12 +205,22 @@ class Revision:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (arXiv 2106.09685) on all linear layers, trained in place of the weights."""
+
+    rank: int
+    alpha: float  # the update is alpha / rank times the product of the two matrices
+
+
+@dataclass(frozen=True)
 class Suite:
     """Public checkpoints that runs can start from instead of our own pretraining."""
 
     model: str  # hub name, or a local folder
     total_tokens: int
     checkpoints: dict[str, Revision]
+    style: Style | None = None  # null = that of the scale's questions
+    lora: Lora | None = None  # null = all weights are trained
 
 
 @dataclass(frozen=True)
@@ -319,11 +345,11 @@ def _build(kind: type, raw: object, path: str, prefix: str) -> typing.Any:
             near = difflib.get_close_matches(str(key), fields, n=1)
             hint = f" Did you mean '{prefix}{near[0]}'?" if near else ""
             raise UserError(f"{path}: unknown key '{prefix}{key}'; accepted here: {', '.join(fields)}.{hint}")
-    for key in fields:
-        if key not in raw:
+    for key, field in fields.items():
+        if key not in raw and field.default is dataclasses.MISSING:
             raise UserError(f"{path}: missing key '{prefix}{key}'. Add it; `git diff {path}` shows what was changed.")
     hints = typing.get_type_hints(kind)
-    return kind(**{key: _value(hints[key], raw[key], path, prefix + key) for key in fields})
+    return kind(**{key: _value(hints[key], value, path, prefix + key) for key, value in raw.items()})
 
 
 def _value(hint: typing.Any, raw: object, path: str, key: str) -> typing.Any:

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
 
 from excursions.grading import answers, math_worker, numerals
 from excursions.grading import grade as grade_module
+from excursions.grading.answers import LONGEST_ANSWER, LONGEST_READ
 from excursions.grading.grade import extract_answer, grade_batch, grade_jsonl, is_correct
 from excursions.params import UserError
 
@@ -36,7 +38,7 @@ def rows(file: Path) -> list[dict]:
         ("#### 12 + 5", "12 + 5"),  # what is marked is read whole, never a prefix of it
         ("#### 17 , 18 , 19", "17 , 18 , 19"),
         ("#### 12 , 7", "12 , 7"),
-        ("#### 17 . #### 12 + 5 = 17 .", "12 + 5 = 17 ."),
+        ("#### 17 . #### 12 + 5 = 17 .", "12 + 5 = 17"),
         ("#### Step 1: add the numbers of both days\n5 + 6 = 11\n#### 11", "11"),
         ("#### 17\n#### 18", "18"),
         ("#### Step 1: Find total cost\n5 + 12 = 17\n#### 17", "17"),
@@ -181,7 +183,8 @@ def test_numbers_are_graded_fast():
 WRONG = {  # gold -> answers that a prefix, a guess or a tolerance would make right
     "1": "1.75kg|1.5k|1.5e3|1/2|1:30|1 1/2|1½|1 million|1k|1M|$1m|1 dozen|1bn|1 lakh|1,5|1-2|1–2|1 to 2|1 and a half|1+"
     "|1x|1e2|1 2/3|1...3|1 plus 2|not 1|at least 1|more than 1|1 or more|minus 1|-1|1 below zero|1_2|0x1|1 point five"
-    "|1 000|1\u202f000|1\u2009000|1\u00a0000|1’000|1\\,000|1{,}000|1万|1 squared|1 \\text{ million}|1\\frac{1}{2}|1 \\pm 2"
+    "|1 000|1\u202f000|1\u2009000|1\u00a0000|1’000|1\\,000|1{,}000|1万|1 squared"
+    "|1 \\text{ million}|1\\frac{1}{2}|1 \\pm 2"
     "|1!2|1 & 2|1 vs 2|1 score|1^2+1|1 -> 2|10^{-400}",
     "10": "10^3|10**3|10³|10^{3}|10!|10_2|10 million|10e2",
     "17": "17 or 18 or 19|17;18;19|17 , 18 , 19|17, 18|17 and 18|17 18 19|17 (or 18)|17/18/19|17-19|17\\lor18"
@@ -200,6 +203,10 @@ WRONG = {  # gold -> answers that a prefix, a guess or a tolerance would make ri
     "(10^{-9}, 1)": "(2\\cdot 10^{-9}, 1)",
     "1e-7": "2e-7|1.1e-7|0",
     "e^{-30}": "e^{-31}|0",
+    "\\frac{1}{2^{99}}": "\\frac{1}{2^{98}}",
+    "\\pm 2021": "2021",
+    "12:00": "1:00",
+    "4": "4\\sqrt(2)|4\\sqrt{2}",
     "10^{30}": "10^{30}+1|10^{31}",
     "1000000.5": "1000000.6|1000000",
     "123456789": "123456789.5|123456790",
@@ -211,8 +218,8 @@ WRONG = {  # gold -> answers that a prefix, a guess or a tolerance would make ri
 }
 RIGHT = {
     "1.75": "1.75kg|1.75 kg|7/4|$1.75|1 3/4|1¾",
-    "1500": "1.5k|1.5K|1.5 thousand|1,500|1.5e3|1.5E+3|1.5 × 10^3|1.5x10^3|1.5\\times10^{3}|US$1,500.00|1 500|1\u2009500"
-    "|1.500,00|15 hundred|1500USD|€1.500,00|１５００|3000/2|1'500",
+    "1500": "1.5k|1.5K|1.5 thousand|1,500|1.5e3|1.5E+3|1.5 × 10^3|1.5x10^3|1.5\\times10^{3}|US$1,500.00|1 500"
+    "|1\u2009500|1.500,00|15 hundred|1500USD|€1.500,00|１５００|3000/2|1'500",
     "70000": "70 000|70.000,00|70,000|70 000 people|7e4|7×10⁴|70k|70\\,000|70{,}000|70\\ 000|70~000|70\u202f000",
     "1234.56": "$1,234.56USD|1.234,56|1 234,56 €|1234,56",
     "8/3": "2 2/3|2⅔|2 and 2/3|2\\frac{2}{3}|\\frac{8}{3}|2 and two thirds|2.666667",
@@ -227,6 +234,9 @@ RIGHT = {
     "\\frac{\\sqrt{3}}{2}": "√3/2|sqrt(3)/2|½√3",
     "2\\sqrt{3}": "2√3|2*sqrt(3)|√12",
     "\\frac12": "½|1/2|0.5|.5|50%",
+    "\\sqrt{17}": "4.123105625617661",
+    "e^{16} - 1": "-1 + exp(16)",
+    "14 - i": "14.0 + -1.0i",
     "3 \\times 10^8": "3e8|300000000|3×10^8",
     "-5": "−5|–5|—5|- 5|﹣5|－5|‐5|-$5|$-5|minus 5|negative 5",
     "1e-7": "0.0000001|10^{-7}|1×10⁻⁷",
@@ -243,7 +253,7 @@ FORMS = ("#### {}", "so it is\n#### {}\n", "\\boxed{{{}}}", "{}")
 @pytest.mark.parametrize("gold", WRONG)
 def test_what_changes_a_value_is_read_or_nothing_is(gold):
     """The longest reading, never a prefix: lm-evaluation-harness's GSM8K filter stops behind the first digits, and
-    math-verify takes a number out of what it cannot parse and compares with six decimals."""
+    math-verify takes a number out of what it cannot parse and compares with six decimals (its issues 14, 41)."""
     for answer in [gold + " or 99"] + WRONG[gold].split("|"):
         for form in FORMS:
             assert not is_correct(form.format(answer), gold, marked_only=form != "{}"), form.format(answer)
@@ -251,6 +261,7 @@ def test_what_changes_a_value_is_read_or_nothing_is(gold):
 
 @pytest.mark.parametrize("gold", RIGHT)
 def test_one_value_in_many_spellings(gold):
+    """pi/2 and -2*pi: math-verify's issue 69; a root against its decimals: 48."""
     for answer in [gold, *RIGHT[gold].split("|")]:
         for form in FORMS:
             assert is_correct(form.format(answer), gold, marked_only=form != "{}"), form.format(answer)
@@ -303,25 +314,36 @@ def test_the_order_of_a_list_in_a_box_does_not_matter():
 
 # --- Linear on any input ---
 
-PUMPS = [
-    (prefix, pump, suffix)
-    for prefix, suffix in (("", ""), ("-", "!"), ("#### -", "x"), ("answer is ", "!"), ("\\boxed{1", ""), ("1", ";"))
-    for pump in (" ", "1", "a", "-", ",", "1,", "1 ", "a ", "{", "\\text{", "\\boxed{", "}", "#", "#### ", "#### 1\n", "\n",
-                 "$", "answer ", "A: ", "1/", ".", "1.", "1_", "and ", "q:\n", "^", "½", "sqrt(", "(", ".5", "\\frac{1}")
-]  # fmt: skip
+PUMPS = (
+    [" ", "1", "a", "-", ",", "1,", "1 ", "a ", "{", "\\text{", "\\boxed{", "}", "#", "#### ", "#### 1\n"]
+    + ["\n", "$", "(", "answer ", "A: ", "1/", ".", "1.", "1_", "and ", "q:\n", "^", "½", "sqrt(", ".5", "\\frac{1}"]
+)  # fmt: skip
+WORST = [
+    (a, pump, z) for a, z in (("", "!"), ("#### -", "x"), ("\\boxed{1", "}"), ("answer is ", ";")) for pump in PUMPS
+]
 
 
-def growth(work, small: str, large: str) -> float:
-    """CPU time of `large` by that of `small`: the least of each, measured again while it looks too much."""
+def grows_linearly(work, prefix: str, pump: str, suffix: str, size: int) -> bool:
+    """Whether a text ten times as long takes at most twelve times the CPU time.
+
+    It is the least time of each that counts, and both are measured again, after a while, as long as the long one looks
+    too slow: load from elsewhere passes, a square does not.
+    """
+    texts = [prefix + pump * (n // len(pump)) + suffix for n in (size, 10 * size)]
     least = [float("inf")] * 2
-    for _ in range(15):
-        for i, text in enumerate((small, large)):
+    for attempt in range(25):
+        for i in (1, 0):
             started = time.process_time()
-            work(text)
+            work(texts[i])
             least[i] = min(least[i], time.process_time() - started)
-        if least[1] < 2e-3 or least[1] <= 12 * least[0]:
-            break
-    return least[1] / max(least[0], 2e-3 / 12)
+            if least[1] < 1e-3:
+                return True  # some 10 microseconds for a thousand characters: a square would show
+        if least[1] <= 12 * least[0]:
+            return True
+        if attempt > 4 and least[1] > 60 * least[0]:
+            return False
+        time.sleep(attempt / 100)
+    return False
 
 
 @pytest.mark.parametrize("module", [answers, numerals, grade_module], ids=lambda module: module.__name__)
@@ -331,26 +353,25 @@ def test_every_pattern_is_linear(module):
     assert len(patterns) > 10
     for name, pattern in patterns.items():
         searched = re.search(rf"\b{name}\.(?:search|sub|finditer|findall|split)\b", source)
-        work = (lambda text, p=pattern: sum(1 for _ in p.finditer(text))) if searched else pattern.match
-        for prefix, pump, suffix in PUMPS:
-            small, large = (prefix + pump * (size // len(pump)) + suffix for size in (2_000, 20_000))
-            assert growth(work, small, large) <= 12, (name, prefix, pump, suffix)
+        work = (lambda text, p=pattern: deque(p.finditer(text), maxlen=0)) if searched else pattern.match
+        for worst in WORST:
+            assert grows_linearly(work, *worst, size=500), (name, worst)
 
 
-@pytest.mark.parametrize("size", [400, 4_000])
-def test_grading_is_linear_and_reads_no_more_than_its_bound(size):
-    def work(text: str) -> None:
-        is_correct(text, "5", marked_only=True, time_limit=0.01)
-        numerals.read_number(text[:300])
+def test_a_quadratic_pattern_is_found_out():
+    assert not grows_linearly(re.compile(r"\s+x").search, "", " ", "!", size=500)
 
-    for prefix, pump, suffix in PUMPS:
-        small, large = (prefix + pump * (n // len(pump)) + suffix for n in (size, 10 * size))
-        assert growth(work, small, large) <= 12, (prefix, pump, suffix)
+
+def test_grading_is_linear_and_reads_no_more_than_its_bound(monkeypatch):
+    monkeypatch.setattr(math_worker, "verify", lambda *pair: False)
+    for worst in WORST:
+        assert grows_linearly(lambda text: is_correct(text, "5"), *worst, size=LONGEST_ANSWER // 10), worst
+        assert grows_linearly(lambda text: is_correct(text, "x^5"), *worst, size=LONGEST_READ // 20), worst
     started = time.process_time()
     assert not is_correct("#### 5" + " x" * 10**6, "5", marked_only=True)
-    for spaces in (100, 140, 40_000):  # seconds, minutes and a minute in an earlier form
-        is_correct("-" + " " * spaces + "1" + " " * spaces + "!", "5", marked_only=True)
-        is_correct("#### -" + " " * spaces + "x", "5", marked_only=True)
+    for spaces in (100, 140, 40_000):  # 10 seconds, over two minutes and over one in the grader's first form
+        assert not is_correct("-" + " " * spaces + "1" + " " * spaces + "!", "5", marked_only=True)
+        assert not is_correct("#### -" + " " * spaces + "x", "5", marked_only=True)
     assert time.process_time() - started < 1
 
 
@@ -508,7 +529,7 @@ def test_daemonic_processes_may_grade():
 @pytest.mark.parametrize("end", ["normal", "killed"])
 def test_nothing_is_left_behind(end):
     code = (
-        "import sys; from excursions import grade, math_worker\n"
+        "import sys; from excursions.grading import grade, math_worker\n"
         "assert grade.is_correct('a+b', 'b+a')\n"
         "print(math_worker._worker.process.pid, flush=True)\n" + ("" if end == "normal" else "sys.stdin.read()")
     )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
+from excursions.models.processes import Processes
 from excursions.models.scoring import completion_logprobs
 from excursions.params import UserError
 from excursions.rollout.sampler import Completion
@@ -24,6 +25,9 @@ TEMPERATURE = 0.7
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+SETTINGS = {"temperature": TEMPERATURE, "vocab_size": VOCAB, "processes": Processes()}
 
 
 def tiny_model(seed: int = 0, rows: int = ROWS, attention: str = "sdpa", kv_heads: int = 4) -> Olmo2ForCausalLM:
@@ -77,7 +81,7 @@ def gradients(model) -> dict[str, torch.Tensor]:
 
 def step(model, groups, **kwargs) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     model.zero_grad()
-    metrics = rl_gradients(model, groups, **({"temperature": TEMPERATURE, "vocab_size": VOCAB} | kwargs))
+    metrics = rl_gradients(model, groups, **(SETTINGS | kwargs))
     return metrics, gradients(model)
 
 
@@ -130,14 +134,15 @@ def trl_trainer(tmp_path_factory):
         eos_token="<eos>",
     )
 
-    def build(model, kl=0.0):
+    def build(model, kl=0.0, loss_type="dapo", **more):
         args = GRPOConfig(
             output_dir=str(tmp_path_factory.mktemp("trl")),
             use_cpu=True,
             bf16=False,
             gradient_checkpointing=False,
             report_to="none",
-            loss_type="dapo",
+            loss_type=loss_type,
+            **more,
             temperature=TEMPERATURE,
             epsilon=0.2,
             num_generations=4,
@@ -202,6 +207,29 @@ def test_trl_one_inner_step(trl_trainer, dropped):
     if not dropped:
         assert metrics["entropy"] == pytest.approx(trl_metrics["entropy"], rel=1e-4)
     assert metrics["sampling/sampling_logp_difference/max"] < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["mean", "loo"])
+def test_trl_dr_grpo_and_other_advantages(trl_trainer, kind):
+    model = tiny_model(rows=VOCAB)
+    groups = make_groups(model)
+    longest = max(len(c.token_ids) for group in groups for c in group.completions)
+    metrics, grads = step(model, groups, advantage=kind, normalizer="constant", max_new_tokens=longest)
+    inputs = trl_inputs(groups)
+    rewards = torch.tensor([group.rewards for group in groups])
+    others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+    inputs["advantages"] = (rewards - (others if kind == "loo" else rewards.mean(1, keepdim=True))).flatten()
+    trainer = trl_trainer(model, loss_type="dr_grpo", max_completion_length=longest)
+    loss, trl_grads, _ = trl_step(trainer, inputs)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    assert_same(grads, trl_grads)
+
+
+def test_the_upper_half_of_the_clip_can_be_another():
+    logp, old = torch.log(torch.tensor([[0.30]])), torch.log(torch.tensor([[0.20]]))  # ratio 1.5
+    for high, ratio in ((None, 1.2), (0.28, 1.28), (0.6, 1.5)):
+        loss, _ = grpo_loss(logp, old, torch.tensor([1.0]), torch.ones(1, 1), clip=0.2, clip_high=high)
+        assert loss.item() == pytest.approx(-ratio)
 
 
 def test_trl_off_policy_with_clipping(trl_trainer):
@@ -290,7 +318,7 @@ def test_gradient_is_added_to_what_is_there():
     groups = make_groups(model)
     _, once = step(model, groups)
     for _ in range(2):
-        rl_gradients(model, groups, temperature=TEMPERATURE, vocab_size=VOCAB)
+        rl_gradients(model, groups, **SETTINGS)
     assert_same(gradients(model), {name: 2 * grad for name, grad in once.items()})
 
 
@@ -326,7 +354,7 @@ def test_all_groups_dropped():
     assert not any(grad.any() for grad in grads.values())
     assert metrics.keys() == kept.keys()
     assert metrics["reward"] == metrics["loss"] == 0 and metrics["frac_reward_zero_std"] == 1
-    assert math.isnan(metrics["sampling/sampling_logp_difference/mean"])  # nothing was scored
+    assert math.isfinite(metrics["sampling/sampling_logp_difference/mean"])  # one group is scored all the same
     assert metrics["entropy"] > 0
 
 
@@ -368,7 +396,7 @@ def test_reward_goes_up_on_a_bandit():
         completions = [Completion([token], [logps[token].item()], "length") for token in drawn]
         optimizer.zero_grad()
         group = Group([3, 4], completions, [float(token == 7) for token in drawn])
-        rl_gradients(model, [group], temperature=1.0, vocab_size=VOCAB)
+        rl_gradients(model, [group], **(SETTINGS | {"temperature": 1.0}))
         optimizer.step()
     assert before < 0.1 and policy()[7].exp().item() > 0.9
 

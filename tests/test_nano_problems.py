@@ -142,10 +142,11 @@ def test_gold_solutions_are_checked_many_and_like_those_of_the_stream(questions)
         assert len(set(q.solutions)) == len(q.solutions)
         assert len(q.solutions) == SMOKE.questions.solutions if events else len(q.solutions) >= 12
         assert all(check_solution(q.text, s) and grade.is_correct(s, q.answer, marked_only=True) for s in q.solutions)
+        assert max(map(problems.count_tokens, q.solutions)) <= corpus.LONGEST_SOLUTION
     rng = random.Random(4)
     text = problems.make_problem(rng, "e2n20")
     told = Counter(problems.write_solution(problems.read_story(text), rng) for _ in range(4000))
-    gold = problems.gold_solutions(text, rng, 24)
+    gold = problems.gold_solutions(text, rng, 24, corpus.LONGEST_SOLUTION)
     assert sum(told[solution] for solution in gold) > 0.7 * 4000
 
 

@@ -21,7 +21,7 @@ STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
         ("paper", " 17\n#### 17\nQuestion: Ann has 3.\nAnswer: #### 3", " 17\n#### 17\n"),
         ("paper", "Question: Ann has 3.\nAnswer: #### 3", ""),
         ("paper", "First 5.\nQ2: she buys 12 more, so 17.\n#### 17", "First 5.\nQ2: she buys 12 more, so 17.\n#### 17"),
-        ("paper", "Problem: 5 and 12.\nQuestion: how many? 17.\n#### 17", "Problem: 5 and 12.\nQuestion: how many? 17.\n#### 17"),
+        ("paper", "Problem: 5 + 12.\nQuestion: so? 17.\n#### 17", "Problem: 5 + 12.\nQuestion: so? 17.\n#### 17"),
         ("paper", "", ""),
         ("q", " 17.\n\nQ: Ann has 3.\nA: 3", " 17."),
         ("q", "5.\nQ2: 12 more.\nQuestion: so? A: 17", "5.\nQ2: 12 more.\nQuestion: so? A: 17"),
@@ -43,19 +43,8 @@ def test_a_line_that_looks_like_a_question_ends_no_answer():
     assert is_correct(kept, "17", marked_only=True) and not is_correct(kept, "5", marked_only=True)
 
 
-QUESTIONS = [
-    "Сколько яблок?",
-    "有几个苹果？",
-    "苹果有几个？",
-    "كم تفاحة؟",
-    "कितने सेब?",
-    "कितना सेब?",
-    "∑ + ∏ = ?",
-    "∑ - ∏ = ?",
-    "五",
-    "é",
-    "e",
-]
+QUESTIONS = ["Сколько яблок?", "有几个苹果？", "苹果有几个？", "كم تفاحة؟", "कितने सेब?", "कितना सेब?"]
+QUESTIONS += ["∑ + ∏ = ?", "∑ - ∏ = ?", "五", "é", "e"]
 
 
 def test_questions_in_any_script_are_told_apart():

@@ -140,7 +140,7 @@ def test_parallel_with_weight_one_is_rl(suite, smoke):
     models = []
     for recipe in ("rl", "parallel"):
         model, tokenizer = load_model(suite / "checkpoints/smoke/main/p88")
-        engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
+        engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer), tokenizer=tokenizer)
         processes = Processes()
         work = recipes.training(recipe, processes.place(model), tokenizer, engine, scale, 0, processes)
         for step in (1, 2):

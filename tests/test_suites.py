@@ -329,7 +329,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(folder, tokenizer):
     with pytest.raises(UserError, match=f"has {len(tokenizer)} tokens, but the model's embedding only"):
         load_model(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer).save_pretrained(folder)
-    with pytest.raises(UserError, match="no end-of-text token.*eos_token in its tokenizer_config.json"):
+    with pytest.raises(UserError, match="no end token.*eos_token in its tokenizer_config.json"):
         load_model(folder)
 
 

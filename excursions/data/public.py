@@ -7,7 +7,9 @@ Sources are opened, and their columns checked, in `public_files`. What is our ch
 - Solutions that our grader does not find correct are left out too, so that every demonstration earns the reward.
 - Which questions are for validation, and which of many solutions are taken, is decided by a hash of text and seed: it
   does not depend on the order of rows, and a row more or less moves little.
-- Examples of few-shot prompts: examples.yaml.
+- Examples of few-shot prompts: examples.yaml, looked up in hub.easy_train and hub.hard_train; or, where these are null,
+  questions of the training data, which are then not trained on.
+- One benchmark may be the whole study: with questions.hard null its rows, files and examples are not asked for.
 """
 
 from __future__ import annotations
@@ -15,31 +17,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-import pyarrow.compute as pc
 import yaml
 
-from excursions.data.public_files import bad_row, open_rows, read_rows
+from excursions.data.public_files import bad_row, read_rows
 from excursions.data.questions import Question, QuestionSet, normalize
 from excursions.files import whole_file
 from excursions.grading import grade
 from excursions.params import Hub, Questions, Scale, UserError
 
-# Columns that are read, with their types; data sets may have more.
+# Columns that are read, with their kinds; data sets may have more.
 OPENMATHINSTRUCT = {
-    "question": "string",
-    "expected_answer": "string",
-    "generated_solution": "string",
+    "question": "text",
+    "expected_answer": "text or number",
+    "generated_solution": "text",
     "is_correct": "bool",
-    "dataset": "string",
+    "dataset": "text",
 }
-GSM8K = {"question": "string", "answer": "string"}
-MATH = {"problem": "string", "solution": "string"}
+GSM8K = {"question": "text", "answer": "text"}
+MATH = {"problem": "text", "solution": "text", "answer": "text or number?"}
 MATH_CONFIGS = (
     "algebra",
     "counting_and_probability",
@@ -50,6 +51,7 @@ MATH_CONFIGS = (
     "precalculus",
 )
 CODE = "<llm-code>"
+EXAMPLES = {"easy": 8, "hard": 4}  # worked examples, where they come out of the training data
 
 
 def load_question_set(scale: Scale) -> QuestionSet:
@@ -61,6 +63,20 @@ def load_question_set(scale: Scale) -> QuestionSet:
     return _load(scale.hub, scale.questions)[0]
 
 
+def load_benchmark(scale: Scale, benchmark: str) -> tuple[list[Question], list[Question]]:
+    """All test questions of one benchmark, in the order of the study, and its worked examples; where these are named
+    by examples.yaml, no training data are read."""
+    hub, params = scale.hub, scale.questions
+    role = next(role for role, name in _roles(params).items() if name == benchmark)
+    load = load_gsm8k if role == "easy" else load_math
+    source = hub.easy_test if role == "easy" else hub.hard_test
+    tests = list({q.id: q for q in load(source, f"{role}_test", "test", benchmark)}.values())
+    examples = load_examples(hub, params, (role,)).get(role)
+    if examples is None:
+        examples = [q for q in load_question_set(scale).examples if q.benchmark == benchmark]
+    return _in_order(tests, params.seed), examples
+
+
 def train_counts(scale: Scale) -> dict[str, int]:
     """What became of the rows of hub.train: how many there are, and how many were left out for which reason."""
     return dict(_load(scale.hub, scale.questions)[1])
@@ -70,8 +86,8 @@ def train_counts(scale: Scale) -> dict[str, int]:
 def _load(hub: Hub, params: Questions) -> tuple[QuestionSet, dict[str, int]]:
     tests = _load_tests(hub, params)
     asked = {normalize(q.text): q for q in tests}
-    examples = load_examples(hub, params)
-    for example in examples:
+    examples = load_examples(hub, params)  # by role
+    for example in sum(examples.values(), []):
         if normalize(example.text) in asked:
             raise UserError(
                 f"The few-shot example {example.id} (excursions/data/examples.yaml) is also the question "
@@ -88,40 +104,54 @@ def _load(hub: Hub, params: Questions) -> tuple[QuestionSet, dict[str, int]]:
             f'"from excursions import params; from excursions.data import public; '
             f"public.write_without_overlap(params.load().paper, 'train.jsonl')\"`, and set hub.train to that file."
         )
-    shown = {normalize(example.text) for example in examples}
+    shown = {normalize(example.text) for example in sum(examples.values(), [])}
     splits: dict[str, list[Question]] = {"train": [], "validation": []}
-    for benchmark, limit in ((params.easy, params.train_easy), (params.hard, params.train_hard)):
+    for role, benchmark in _roles(params).items():
+        limit = params.train_easy if role == "easy" else params.train_hard
+        own = 0 if role in examples else EXAMPLES[role]
         pool = [g for key, g in groups.items() if g.benchmark == benchmark and key not in shown]
-        found = _choose(pool, params.validation + limit, params, counts)
-        if limit and len(found) <= params.validation:
+        found = _choose(pool, own + params.validation + limit, params, counts)
+        if limit and len(found) <= own + params.validation:
+            as_examples = f" and few-shot examples {own}" if own else ""
             raise UserError(
                 f"{hub.train} (hub.train) has {len(found)} usable questions for {benchmark}, of which "
-                f"questions.validation takes {params.validation}; accepted: more than that. "
+                f"questions.validation takes {params.validation}{as_examples}; accepted: more than that. "
                 f"Lower questions.validation, or name a larger data set."
             )
+        if own:
+            examples[role], found = [replace(q, split="examples") for q in found[:own]], found[own:]
         splits["validation"] += [replace(q, split="validation") for q in found[: params.validation]]
         splits["train"] += found[params.validation :]
     test = []
-    for benchmark in (params.easy, params.hard):
+    for benchmark in _roles(params).values():
         ordered = _in_order([q for q in tests if q.benchmark == benchmark], params.seed)
         test += ordered[: params.test]
-    return QuestionSet(tuple(splits["train"]), tuple(splits["validation"]), tuple(test), tuple(examples)), counts
+    shown_examples = tuple(example for role in _roles(params) for example in examples[role])
+    return QuestionSet(tuple(splits["train"]), tuple(splits["validation"]), tuple(test), shown_examples), counts
+
+
+def _roles(params: Questions) -> dict[str, str]:
+    """The benchmarks of the study by their roles."""
+    return {"easy": params.easy} | ({"hard": params.hard} if params.hard else {})
 
 
 def _load_tests(hub: Hub, params: Questions) -> list[Question]:
     """All test questions, each once."""
     tests = load_gsm8k(hub.easy_test, "easy_test", "test", params.easy)
-    tests += load_math(hub.hard_test, "hard_test", "test", params.hard)
+    if params.hard:
+        tests += load_math(hub.hard_test, "hard_test", "test", params.hard)
     return list({q.id: q for q in tests}.values())
 
 
 def load_gsm8k(source: str, key: str, split: str, benchmark: str) -> list[Question]:
     """GSM8K (`openai/gsm8k`), rows in order; the gold answer follows `####`. key: the key of `hub` that names it."""
     found = []
-    for number, row in enumerate(read_rows(source, key, split, GSM8K, ("main",), "GSM8K")):
+    for place, row in read_rows(source, key, split, GSM8K, ("main",), "GSM8K"):
         steps, mark, answer = row["answer"].rpartition("####")
         if not mark or not answer.strip():
-            raise bad_row(source, key, number, "answer", row["answer"], "a solution that ends with `#### <number>`")
+            raise bad_row(
+                source, key, place, "answer", repr(row["answer"][-80:]), "a solution that ends with `#### <number>`"
+            )
         # The calculator's marks <<48/2=24>> are for a calculator that nobody runs.
         solution = re.sub(r"<<[^<>]*>>", "", steps) + "#### " + answer.strip()
         found.append(_question(row["question"], answer.strip(), (solution,), benchmark, split))
@@ -132,36 +162,41 @@ def load_math(source: str, key: str, split: str, benchmark: str) -> list[Questio
     r"""MATH (`EleutherAI/hendrycks_math`, all seven subjects, or `HuggingFaceH4/MATH-500`), rows in order; the gold
     answer is the column `answer` if there is one, else the last `\boxed{}` of the solution."""
     found = []
-    for number, row in enumerate(read_rows(source, key, split, MATH, MATH_CONFIGS, "MATH")):
+    for place, row in read_rows(source, key, split, MATH, MATH_CONFIGS, "MATH"):
         answer = row.get("answer") or (grade.extract_answer(row["solution"]) if "boxed" in row["solution"] else None)
         if not answer:
-            raise bad_row(source, key, number, "solution", row["solution"], r"a solution with a `\boxed{}` answer")
+            raise bad_row(
+                source, key, place, "solution", repr(row["solution"][-80:]), r"a solution with a `\boxed{}` answer"
+            )
         found.append(_question(row["problem"], answer, (row["solution"],), benchmark, split))
     return found
 
 
-def load_examples(hub: Hub, params: Questions) -> list[Question]:
-    """The worked examples of few-shot prompts, 8 of the easy and 4 of the hard benchmark, as examples.yaml names them.
+def load_examples(hub: Hub, params: Questions, roles: Iterable[str] = ("easy", "hard")) -> dict[str, list[Question]]:
+    """The worked examples of few-shot prompts, 8 of the easy and 4 of the hard benchmark, as examples.yaml names them:
+    for each role whose published train split is named.
 
     They are found in hub.easy_train and hub.hard_train by the digest of their question, wherever the row stands now.
     Raises UserError for one that is not there.
     """
     wanted = yaml.safe_load(files("excursions.data").joinpath("examples.yaml").read_text(encoding="utf-8"))
-    pools = {
-        "easy": (hub.easy_train, load_gsm8k(hub.easy_train, "easy_train", "train", params.easy)),
-        "hard": (hub.hard_train, load_math(hub.hard_train, "hard_train", "train", params.hard)),
-    }
-    found = []
-    for role, (source, pool) in pools.items():
+    found: dict[str, list[Question]] = {}
+    for role, benchmark in _roles(params).items():
+        source = hub.easy_train if role == "easy" else hub.hard_train
+        if source is None or role not in roles:
+            continue
+        pool = (load_gsm8k if role == "easy" else load_math)(source, f"{role}_train", "train", benchmark)
         by_digest = {_digest(normalize(q.text)): q for q in pool}
+        found[role] = []
         for entry in wanted[role]:
             q = by_digest.get(entry["sha256"])
             if q is None:
                 raise UserError(
                     f"{source} (hub.{role}_train) has no row with the question of the few-shot example {entry['id']} "
-                    f"(excursions/data/examples.yaml), found {len(pool)} others; accepted: the published train split."
+                    f"(excursions/data/examples.yaml), found {len(pool)} others; accepted: the published train split, "
+                    f"or null: then questions of hub.train are the examples."
                 )
-            found.append(replace(q, id=entry["id"], split="examples"))
+            found[role].append(replace(q, id=entry["id"], split="examples"))
     return found
 
 
@@ -191,15 +226,21 @@ class _Group:
 
 def _group_solutions(hub: Hub, params: Questions) -> tuple[dict[str, _Group], dict[str, int]]:
     """Normalized question -> its correct solutions in plain text; and what was left out."""
-    benchmarks = {"gsm8k": params.easy, "math": params.hard}
-    counts = dict.fromkeys(("rows", "false", "with_code", "repeated", "rejected", "without_solution"), 0)
+    # besides the names of OpenMathInstruct-1 those of the study: for training data of one's own
+    benchmarks = {"gsm8k": params.easy, "math": params.hard, params.easy: params.easy, params.hard: params.hard}
+    kinds = ("rows", "false", "with_code", "repeated", "rejected", "without_solution", "other_benchmark")
+    counts = dict.fromkeys(kinds, 0)
     groups: dict[str, _Group] = {}
     for row in _correct_rows(hub, counts):
         key = normalize(row["question"])
         if row["dataset"] not in benchmarks:
+            accepted = ", ".join(name for name in benchmarks if name)
             raise UserError(
-                f"{hub.train} (hub.train): the column 'dataset' holds {row['dataset']!r}; accepted: gsm8k, math."
+                f"{hub.train} (hub.train): the column 'dataset' holds {row['dataset']!r}; accepted: {accepted}."
             )
+        if benchmarks[row["dataset"]] is None:
+            counts["other_benchmark"] += 1
+            continue
         # Two questions can differ by a sign alone, which `normalize` does not see: one of them stands for both.
         this = (row["question"], row["expected_answer"])
         group = groups.get(key)
@@ -216,18 +257,15 @@ def _group_solutions(hub: Hub, params: Questions) -> tuple[dict[str, _Group], di
 
 def _correct_rows(hub: Hub, counts: dict[str, int]) -> Iterator[dict]:
     """The rows of hub.train that are correct and in plain text; what is left out is added to `counts`."""
-    rows = open_rows(hub.train, "train", "train", OPENMATHINSTRUCT, (None,), "OpenMathInstruct-1")
-    for table in rows.select_columns([*OPENMATHINSTRUCT]).with_format("arrow").iter(batch_size=10_000):
-        for name, column in zip(table.column_names, table.columns, strict=True):
-            if column.null_count:
-                number = counts.get("rows", 0) + column.is_null().index(True).as_py()
-                raise bad_row(hub.train, "train", number, name, None, f"a {OPENMATHINSTRUCT[name]} in every row")
-        correct = table.filter(table["is_correct"])
-        plain = correct.filter(pc.invert(pc.match_substring(correct["generated_solution"], CODE)))
-        found = {"rows": len(table), "false": len(table) - len(correct), "with_code": len(correct) - len(plain)}
-        for name, number in found.items():
-            counts[name] = counts.get(name, 0) + number
-        yield from plain.to_pylist()
+    counts |= {name: counts.get(name, 0) for name in ("rows", "false", "with_code")}
+    for _, row in read_rows(hub.train, "train", "train", OPENMATHINSTRUCT, (None,), "OpenMathInstruct-1"):
+        counts["rows"] += 1
+        if not row["is_correct"]:
+            counts["false"] += 1
+        elif CODE in row["generated_solution"]:
+            counts["with_code"] += 1
+        else:
+            yield row
 
 
 def _choose(pool: list[_Group], number: int, params: Questions, counts: dict[str, int]) -> list[Question]:

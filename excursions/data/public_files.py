@@ -5,55 +5,111 @@ Whatever goes wrong becomes one sentence that names the key of `hub`, what was f
 
 from __future__ import annotations
 
+import gzip
+import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from datasets import Dataset, concatenate_datasets, disable_progress_bars, load_dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+import pyarrow.parquet as pq
+import zstandard
+from datasets import concatenate_datasets, disable_progress_bars, load_dataset
+from transformers import PreTrainedTokenizerFast
 
 from excursions.params import UserError
+from excursions.tokens import read_tokenizer
 
 FILES = tuple(f"{kind}{packed}" for kind in (".jsonl", ".json") for packed in ("", ".gz", ".zst")) + (".parquet",)
 
 
-def open_rows(
-    source: str, key: str, split: str, columns: dict[str, str], configs: tuple[str | None, ...], schema: str
-) -> Dataset:
-    """A whole data set in rows, its columns checked.
-
-    key: which key of `hub` names the source. split: of a folder or a hub data set; a file is taken as it is.
-    configs: the configurations to read one after another, where the data set has them. schema: what to call it.
-    Raises UserError if it cannot be had, or lacks a column, or has one of another type.
-    """
-    with reading(source, key):
-        if is_file(source):
-            rows = load_dataset(file_kind(source), data_files={split: source}, split=split)
-        else:
-            try:
-                rows = concatenate_datasets([load_dataset(source, config, split=split) for config in configs])
-            except ValueError:  # a copy, or a part, without these configurations
-                rows = load_dataset(source, split=split)
-    accepted = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
-    for name, kind in columns.items():
-        found = getattr(rows.features.get(name), "dtype", rows.features.get(name))
-        if found is None or str(found).removeprefix("large_") != kind:
-            what = f"has no column '{name}'" if found is None else f"has the column '{name}' as {found}, not {kind}"
-            raise UserError(
-                f"{source} (hub.{key}) {what}; found: {', '.join(rows.features)}; "
-                f"accepted: the columns of {schema}: {accepted}."
-            )
-    return rows
-
-
 def read_rows(
     source: str, key: str, split: str, columns: dict[str, str], configs: tuple[str | None, ...], schema: str
-) -> Iterator[dict]:
-    for number, row in enumerate(open_rows(source, key, split, columns, configs, schema)):
-        for name in columns:
-            if row[name] is None:
-                raise bad_row(source, key, number, name, None, f"a {columns[name]} in every row")
-        yield row
+) -> Iterator[tuple[str, dict]]:
+    """The rows of a data set, each with the place where it stands ("line 3") and the columns asked for, checked.
+
+    key: which key of `hub` names the source. split: of a folder or a hub data set; a file is taken as it is. columns:
+    their kinds, "text", "bool", "text or number" (which becomes text), with "?" behind it where a row may lack it;
+    a data set may have more, of any kind. configs: the configurations to read one after another, where the data set has
+    them. schema: what to call it. Raises UserError if it cannot be read, or at a row that lacks a column or has another
+    kind of value in it.
+    """
+    place = None
+    with reading(source, key):
+        for place, row in _places(source, split, columns, configs):
+            found = {}
+            for name, kind in columns.items():
+                if name not in row and not kind.endswith("?"):
+                    accepted = ", ".join(f"{name} ({kind})" for name, kind in columns.items() if kind[-1] != "?")
+                    raise UserError(
+                        f"{source} (hub.{key}), {place}, has no column '{name}'; found: {', '.join(row)}; "
+                        f"accepted: the columns of {schema}: {accepted}."
+                    )
+                value = row.get(name)
+                if value is None and kind.endswith("?"):
+                    continue
+                if kind.startswith("text or number") and type(value) in (int, float) and math.isfinite(value):
+                    value = str(value)
+                if type(value) is not (bool if kind == "bool" else str):
+                    shown = "nothing" if value is None else f"{str(value)[:80]} ({type(value).__name__})"
+                    raise bad_row(source, key, place, name, shown, kind.rstrip("?"))
+                found[name] = value
+            yield place, found
+    if place is None:
+        raise UserError(f"{source} (hub.{key}) holds no rows; accepted: at least one.")
+
+
+def _places(
+    source: str, split: str, columns: dict[str, str], configs: tuple[str | None, ...]
+) -> Iterator[tuple[str, dict]]:
+    """All rows with their places; of tables in columns no more columns than needed are read."""
+    if is_file(source) and file_kind(source) == "json":
+        yield from _json_rows(source)
+        return
+    if is_file(source):
+        file = pq.ParquetFile(source)
+        batches = file.iter_batches(10_000, columns=[name for name in file.schema_arrow.names if name in columns])
+    else:
+        try:
+            rows = concatenate_datasets([load_dataset(source, config, split=split) for config in configs])
+        except ValueError:  # a copy, or a part, without these configurations
+            rows = load_dataset(source, split=split)
+        wanted = rows.select_columns([name for name in rows.column_names if name in columns])
+        batches = wanted.with_format("arrow").iter(batch_size=10_000)
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            number += 1
+            yield f"row {number}", row
+
+
+def _json_rows(source: str) -> Iterator[tuple[str, dict]]:
+    """The objects of a file of JSON lines, or of one JSON list, packed or not."""
+    opened = {".gz": gzip.open, ".zst": zstandard.open}.get(Path(source).suffix, open)
+    with opened(source, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{source}, line {number}, byte {error.start + 1}: found {line[error.start : error.start + 1]!r}; "
+                    "accepted: UTF-8. Convert it, for example with `iconv -f latin1 -t utf-8`."
+                ) from None
+            if number == 1 and text.startswith("["):
+                for item, row in enumerate(json.loads(text + b"".join(lines).decode("utf-8")), start=1):
+                    yield f"item {item}", row
+                return
+            if not text:
+                continue
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{source}, line {number}, character {error.colno}: {error.msg}; accepted: one JSON object a line."
+                ) from None
+            if not isinstance(row, dict):
+                raise UserError(f"{source}, line {number}: found {text[:80]!r}; accepted: one JSON object a line.")
+            yield f"line {number}", row
 
 
 def is_file(source: str) -> bool:
@@ -97,18 +153,12 @@ def reading(source: str, key: str) -> Iterator[None]:
         ) from None
 
 
-def bad_row(source: str, key: str, number: int, column: str, found: str | None, accepted: str) -> UserError:
-    shown = "nothing" if found is None else repr(found[-80:])
-    return UserError(f"{source} (hub.{key}), row {number}, column '{column}': found {shown}; accepted: {accepted}.")
+def bad_row(source: str, key: str, place: str, column: str, found: str, accepted: str) -> UserError:
+    """The error of a value that cannot be used."""
+    return UserError(f"{source} (hub.{key}), {place}, column '{column}': found {found}; accepted: {accepted}.")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a hub model or a local folder. One without a padding token pads with its end token, which no
-    loss and no attention ever sees there. Raises UserError if it cannot be had or has no end token."""
+    """The tokenizer of a hub model or a local folder. Raises UserError if it cannot be had as it was written."""
     with reading(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{name} (hub.tokenizer) has no end token; accepted: a tokenizer that names its eos_token.")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+        return read_tokenizer(name)

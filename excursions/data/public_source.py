@@ -42,8 +42,11 @@ class PublicSource:
         return general.hub_tasks(self.scale.evaluate.general, Path(folder) if folder else None)
 
     def search_stream(self, asked: dict[str, str]) -> dict:
-        stream = public_stream.TextStream(self.scale.hub.stream, self.scale.hub.stream_config)
-        return {"training_rows": public.train_counts(self.scale), "stream": search_texts(stream, asked)}
+        counts, found = public.train_counts(self.scale), None
+        if self.scale.hub.stream is not None:
+            stream = public_stream.TextStream(self.scale.hub.stream, self.scale.hub.stream_config)
+            found = search_texts(stream, asked)
+        return {"training_rows": counts, "stream": found}
 
     def check_steps(self) -> Callable[[Question, str], bool] | None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator
 
@@ -26,7 +27,7 @@ def open_texts(source: str, config: str | None, parts: int) -> tuple[str, list[I
     """
     with reading(source, "stream"):
         if is_file(source):
-            kind, names = file_kind(source), [source]
+            kind, names = file_kind(source), [glob.escape(source)]
         else:
             builder = load_dataset_builder(source, config)
             kind, names = builder.name, (builder.config.data_files or {}).get("train", [])
@@ -50,7 +51,9 @@ class TextStream:
     source is mixed in every batch. No random numbers and no buffer are involved: a position can be resumed exactly.
     """
 
-    def __init__(self, source: str, config: str | None = None) -> None:
+    def __init__(self, source: str | None, config: str | None = None) -> None:
+        if source is None:
+            raise UserError("hub.stream is null: for pretraining say there where the documents are.")
         self.source, self.config = source, config
         self.passes = 0  # begun so far
         self._open()

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from excursions.data.general import GeneralTasks
 from excursions.data.loading import asked_questions, digest, examples_for, few_shot_examples
-from excursions.data.questions import Question, build_prompt
+from excursions.data.prompts import check_lengths, prompt_ids
+from excursions.data.questions import Question
 from excursions.data.source import open_source
 from excursions.evaluation import general
 from excursions.models.processes import Processes
@@ -68,17 +69,18 @@ def measure_outcomes(
     """
     params = exam.evaluate
     own = processes.share(exam.asked)
-    prompts = [build_prompt(q.text, examples_for(q, exam.examples), exam.questions) for q in own]
-    prompt_ids = tokenizer(prompts, add_special_tokens=False).input_ids if prompts else []
+    prompts = [prompt_ids(tokenizer, q.text, examples_for(q, exam.examples), exam.questions) for q in own]
+    check_lengths(prompts, params.max_new_tokens, engine.context, "evaluate.max_new_tokens")
     seeds_pg = [[sample_seed(params.seed, 0, q.id, i) for i in range(params.samples)] for q in own]
-    found = engine.generate(prompt_ids, seeds_pg, max_new_tokens=params.max_new_tokens, temperature=params.temperature)
+    how = {"max_new_tokens": params.max_new_tokens, "temperature": params.temperature, "stop": exam.questions.stop}
+    found = engine.generate(prompts, seeds_pg, **how)
     texts, grades = grade_completions(tokenizer, found, [q.answer for q in own], exam.questions)
     measured = []
     for q, prompt, completions, text_g, grade_g in zip(own, prompts, found, texts, grades, strict=True):
         valid_g = [_is_valid(exam, q, text, correct) for text, correct in zip(text_g, grade_g, strict=True)]
         valid = None if exam.check_steps is None else sum(map(bool, valid_g))
         row = {"benchmark": q.benchmark, "question_id": q.id, "n": len(grade_g), "correct": sum(grade_g)}
-        about = {"benchmark": q.benchmark, "question_id": q.id, "prompt": prompt, "gold": q.answer}
+        about = {"benchmark": q.benchmark, "question_id": q.id, "prompt": tokenizer.decode(prompt), "gold": q.answer}
         kept = [
             about | {"completion": text, "correct": correct, "valid": derived, "stop_reason": completion.stop_reason}
             for text, correct, derived, completion in zip(text_g, grade_g, valid_g, completions, strict=True)

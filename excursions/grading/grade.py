@@ -125,6 +125,9 @@ def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool =
     if answer == gold.text:
         return True
     if gold.number is not None:
+        sum_, equals, value = answer.rpartition("=")
+        if equals and _SUM.fullmatch(sum_.replace("=", " ")):
+            answer = value.strip()  # 12 + 5 = 17, which early checkpoints write behind ####
         number = read_number(answer) or (gold.number.decimal and read_number(_DECIMAL_COMMA.sub(".", answer))) or None
         if number is not None:
             return same_number(number, gold.number)
@@ -177,7 +180,8 @@ _FONT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf) ?")
 _SPACE = re.compile(r"\\(?:[,;:! \\]|q?quad(?![a-z]))")
 _MATH_WORDS = frozenset("pi sqrt sin cos tan log ln exp mod power infinity".split())
 _GUESSES = re.compile(
-    r";|\d ?[|:?&@#] ?[-$]?\d|\d [-$]?\d|\d[A-Za-z]+\d|[-+*/]$|[\"&@#?]|[-=]>|\\(?:mid|vert|pm|mp|lor|vee|land|wedge|to|[Rr]ightarrow|implies)(?![a-z])"
+    r";|\d ?[|:?&@#] ?[-$]?\d|\d [-$]?\d|\d[A-Za-z]+\d|[-+*/]$|[\"&@#?]|[-=]>"
+    r"|\\(?:mid|vert|pm|mp|lor|vee|land|wedge|to|[Rr]ightarrow|implies)(?![a-z])"
 )
 _SUM = re.compile(r"[-+*/().\d, ]+")
 _MATHEMATICS = re.compile(r"[-=+*/^()\\!]")
@@ -238,13 +242,14 @@ _NAME = re.compile(r"(?<![\\A-Za-z])(pi|sqrt|sin|cos|tan|sec|csc|cot|log|ln|exp|
 _ROOT_OF = re.compile(r"\\sqrt (\d+(?:\.\d+)?|[A-Za-z])")
 _EXPONENT = re.compile(r"\^ ?(\d+\.\d+|\d{2,})")
 _OPENED = re.compile(r"(\\sqrt ?\(|\^ ?\()|([()])")
-_RELATIONS = {"<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "**": "^", "*": r"\cdot "}
-_RELATION = re.compile(r"<=|>=|!=|\*\*?")
+_RELATIONS = {"+ -": "- ", "+-": "-", "<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "**": "^", "*": r"\cdot "}
+_IMAGINARY = re.compile(r"(?<=\d)i(?![A-Za-z])")  # math-verify sees i as a number only where it stands alone
+_RELATION = re.compile(r"\+ ?-|<=|>=|!=|\*\*?")
 
 
 def _latex(formula: str) -> str:
     """A formula typed as in a program (2*pi, sqrt(3)/2, x**2) in LaTeX; LaTeX stays what it is."""
-    text = _RELATION.sub(lambda m: _RELATIONS[m.group()], re.sub(r"(?<!\\)%", r"\\%", formula))
+    text = _RELATION.sub(lambda m: _RELATIONS[m.group()], re.sub(r"(?<!\\)%", r"\\%", _IMAGINARY.sub(" i", formula)))
     text = _NAME.sub(lambda m: "\\" + {"infinity": "infty", "oo": "infty"}.get(m[1], m[1]) + " ", text)
     text = _EXPONENT.sub(r"^{\1}", _ROOT_OF.sub(r"\\sqrt{\1}", text))
     open_brackets: list[bool] = []  # whether each is written as a brace

@@ -125,25 +125,26 @@ _CURRENCY = r"(?:US|CA|AU|NZ|HK)?\$|[€£¥₹₽₩]|Rs\.?|(?:USD|EUR|GBP|INR|
 _BEFORE = re.compile(rf"(?:(?<![^ =:(])([-+]) ?)?(?:({_CURRENCY}) ?)?([-+])?( ?)$")
 _ASSIGNED = re.compile(r"[^\W\d_][\w ]{0,40}= ?$")
 _SHORT_UNITS = frozenset(
-    "cm mm km dm nm kg mg ml mL dl cl kl ft lb oz hr hp kW MW GW kJ MJ Hz pt qt yd mi sq cu ms ns MB GB TB KB kB kN Pa dB "
-    "am pm an as at by in is it of on to us ea ha g h l L s m".split()
+    "cm mm km dm nm kg mg ml mL dl cl kl ft lb oz hr hp kW MW GW kJ MJ Hz pt qt yd mi sq cu ms ns MB GB TB KB kB "
+    "kN Pa dB am pm an as at by in is it of on to us ea ha g h l L s m".split()
 )
 # Words that make another value, or none, of a number beside them. Signs of Chinese and Japanese do so inside a word.
 CHANGING_WORDS = frozenset(
-    "or and either plus minus negative mod modulo modulus base squared cubed factorial choose power root sqrt pi sin cos "
-    "tan log ln exp infinity infinite over under than least most above below between beyond exceeding not no nor never "
-    "neither except without isn wasn aren cannot incorrect wrong false maybe perhaps possibly versus vs half halves third "
-    "thirds quarter quarters fourth fourths fifth fifths tenth tenths twice thrice double triple quadruple doubled tripled "
-    "halved point divided multiplied zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety oder und ou et mille "
-    "millones millionen milliard milliards milliarden tausend hundert тысяч тысяча тысячи миллион миллиона миллионов или"
+    "or and either plus minus negative mod modulo modulus base squared cubed factorial choose power root sqrt pi "
+    "sin cos tan log ln exp infinity infinite over under than least most above below between beyond exceeding not "
+    "no nor never neither except without isn wasn aren cannot incorrect wrong false maybe perhaps possibly versus "
+    "vs half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths twice thrice double "
+    "triple quadruple doubled tripled halved point divided multiplied zero one two three four five six seven "
+    "eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty "
+    "forty fifty sixty seventy eighty ninety oder und ou et mille millones millionen milliard milliards "
+    "milliarden tausend hundert тысяч тысяча тысячи миллион миллиона миллионов или"
     .split()
 ) | {word for word in _SCALES if word.islower() and len(word) > 1}  # fmt: skip
 _CHANGING_SIGNS = frozenset("十百千万萬億亿兆半或")
 _KILO = re.compile("千[克米瓦卡]")  # units
 _LABELS = frozenset(
-    "step part case question problem exercise section chapter example method option choice approach stage phase figure "
-    "equation".split()
+    "step part case question problem exercise section chapter example method option choice approach stage phase "
+    "figure equation".split()
 )
 _WORD = re.compile(r"[^\W\d_]+")
 _RAISED_UNIT = re.compile(r"\.?(?: ?\^ ?-?[1-9](?!\d)|[23](?!\d))?")

@@ -38,7 +38,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from excursions.params import UserError
+from excursions.models.lora import add_lora, merge_lora
+from excursions.params import Lora, UserError
 
 
 class Processes:
@@ -66,6 +67,7 @@ class Processes:
         # Every process loads its weights itself; transformers would leave all but the first without.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         self._plain: nn.Module | None = None
+        self.adapted = False
 
     def describe(self) -> dict:
         """What run.json says of them."""
@@ -116,11 +118,16 @@ class Processes:
 
     # ---- the model ----
 
-    def place(self, model: nn.Module) -> nn.Module:
-        """Puts a plain model on this process's device, sharded if the launcher says so; to be called before the
-        optimizers are built."""
+    def place(self, model: nn.Module, lora: Lora | None = None, seed: int = 0) -> nn.Module:
+        """Puts a plain model on this process's device, sharded if the launcher says so, with adapters if asked for; to
+        be called before the optimizers are built."""
         model.to(self.device)
-        self._plain = copy.deepcopy(model) if self.sharded else model
+        self._plain = copy.deepcopy(model) if self.sharded or lora else model
+        self.adapted = lora is not None
+        if lora:
+            if self.sharded:
+                raise UserError("LoRA with FSDP is not supported: start without --use_fsdp, or without `lora`.")
+            model = add_lora(model, lora, seed)
         precision = self.accelerator.mixed_precision
         if precision not in ("no", "bf16"):
             raise UserError(f"--mixed_precision {precision} is not supported; accepted: no, bf16.")
@@ -144,6 +151,8 @@ class Processes:
         if self.sharded:
             for target, source in zip(self._plain.parameters(), model.parameters(), strict=True):
                 target.copy_(source.full_tensor())
+        elif self.adapted:
+            merge_lora(model, self._plain)
         return self._plain
 
     def sum_gradients(self, model: nn.Module) -> None:

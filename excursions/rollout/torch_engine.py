@@ -20,17 +20,17 @@ key/value heads, R = H / K, D head width, C = 32 tokens of a block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import Olmo2ForCausalLM
+from transformers import Olmo2ForCausalLM, PreTrainedTokenizerBase
 
 from excursions.models.olmo2 import Olmo2, unlike
 from excursions.params import UserError
-from excursions.rollout.sampler import Completion, check_request, check_vocabulary, draw, uniforms
+from excursions.rollout.sampler import Completion, Samples, Stop, check_request, check_vocabulary, places_to_keep
 
 BLOCK = 32  # completion tokens in one block of the cache
 OTHERS = "in params.yaml, set <scale>.engine.name to transformers or vllm."  # engines of other architectures
@@ -51,7 +51,7 @@ class TorchEngine:
 
     Without an EOS (None) every completion has max_new_tokens tokens. Ids >= vocab_size (padded rows of the
     embedding) are never sampled. `max_batch_tokens` bounds memory: so many tokens, of prompts and completions
-    together, may have their keys and values cached at a time (at nano scale 4 kB each).
+    together, may have their keys and values cached at a time (at nano scale 4 kB each). `tokenizer`: for stop strings.
     """
 
     def __init__(
@@ -60,13 +60,14 @@ class TorchEngine:
         eos_token_id: int | None,
         vocab_size: int,
         max_batch_tokens: int = 65_536,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         if eos_token_id is not None and not 0 <= eos_token_id < vocab_size:
             raise UserError(
                 f"eos_token_id is {eos_token_id}: it must be an id of the vocabulary, 0 to {vocab_size - 1}."
             )
-        self.eos_token_id = -1 if eos_token_id is None else eos_token_id
-        self.vocab_size = vocab_size
+        self.eos_token_id, self.vocab_size = eos_token_id, vocab_size
+        self.stop = Stop(tokenizer, None)
         self.max_batch_tokens = max_batch_tokens
         self.load_weights(model)
 
@@ -89,11 +90,18 @@ class TorchEngine:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: list[list[int]], seeds_pg: list[list[int]], *, max_new_tokens: int, temperature: float
+        self,
+        prompts: list[list[int]],
+        seeds_pg: list[list[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        stop: str | Sequence[str] | None = None,
     ) -> list[list[Completion]]:
         """See `Sampler.generate`. UserError for a prompt that is empty, too long or has unknown ids."""
         n_ids = len(self.model.embedding)
         check_request(prompts, seeds_pg, max_new_tokens, temperature, context=self.context, n_ids=n_ids)
+        self.stop = self.stop.of(stop)
         completions: list[list[Completion | None]] = [[None] * len(seeds) for seeds in seeds_pg]
         for rows in self._batches(prompts, seeds_pg, max_new_tokens):
             batch = self._generate_batch(prompts, rows, max_new_tokens, temperature)
@@ -129,37 +137,21 @@ class TorchEngine:
         chosen = list(dict.fromkeys(row.prompt for row in rows))
         number = {p: i for i, p in enumerate(chosen)}
         prompt_b = torch.tensor([number[row.prompt] for row in rows], device=device)
-        uniform_bt = torch.from_numpy(uniforms([row.seed for row in rows], max_new_tokens)).to(device)
-        token_bt = torch.zeros(len(rows), max_new_tokens, dtype=torch.long, device=device)
-        logp_bt = torch.zeros(len(rows), max_new_tokens, device=device)
-        length_b = torch.full((len(rows),), max_new_tokens, device=device)
-
+        samples = Samples([row.seed for row in rows], max_new_tokens, temperature, self.eos_token_id, self.stop, device)
         logits_p, cache = self._prefill([prompts[p] for p in chosen], prompt_b)
         if not torch.isfinite(logits_p).all():
             raise UserError("The model's logits are not finite: its file is damaged or its training diverged.")
         logits_b = logits_p[prompt_b]
-        alive_b = torch.arange(len(rows), device=device)  # which row of the outputs each row of the batch is
-        for t in range(max_new_tokens):
-            token_b, logp_b = draw(logits_b, uniform_bt[alive_b, t], temperature)
-            token_bt[alive_b, t] = token_b
-            logp_bt[alive_b, t] = logp_b
-            ended_b = (token_b == self.eos_token_id) & (length_b[alive_b] == max_new_tokens)
-            length_b[alive_b[ended_b]] = t + 1
-            running_b = length_b[alive_b] == max_new_tokens
+        while True:
+            token_b, running_b = samples.draw(logits_b), samples.running_b
             n_running = int(running_b.sum())
-            if t + 1 == max_new_tokens or n_running == 0:
-                break
+            if samples.drawn == max_new_tokens or n_running == 0:
+                return samples.completions()
             if n_running <= 0.95 * len(running_b):  # moving a row costs about two steps of computing it
                 keep = cache.drop(running_b)
-                alive_b, token_b = alive_b[keep], token_b[keep]
+                samples.keep(keep)
+                token_b = token_b[keep]
             logits_b = self._step(token_b, cache)
-
-        completions = []
-        outputs = (length_b.tolist(), token_bt.tolist(), logp_bt.tolist())
-        for length, token_ids, logprobs in zip(*outputs, strict=True):
-            reason = "eos" if token_ids[length - 1] == self.eos_token_id else "length"
-            completions.append(Completion(token_ids[:length], logprobs[:length], reason))
-        return completions
 
     # ---- the model ----
 
@@ -246,19 +238,12 @@ class _Cache:
         return attended.view_as(q), log_sum.unflatten(0, q.shape[:2])
 
     def drop(self, running_b: Tensor) -> Tensor:
-        """Forget the rows that are not running; returns which old row each kept row was.
-
-        The holes are filled with the last rows: no more rows are moved than dropped.
-        """
-        n_kept = int(running_b.sum())
-        keep = torch.arange(n_kept, device=running_b.device)
-        holes = (~running_b[:n_kept]).nonzero().squeeze(1)
-        moved = running_b[n_kept:].nonzero().squeeze(1) + n_kept
-        keep[holes] = moved
+        """Forget the rows that are not running; returns which old row each kept row was."""
+        keep, holes, moved = places_to_keep(running_b)
         for blocks in (*self.blocks_k, *self.blocks_v):
             for j, b in enumerate(blocks):
                 b[holes] = b[moved]
-                blocks[j] = b[:n_kept]
+                blocks[j] = b[: len(keep)]
         self.prompt_b, self.length_b = self.prompt_b[keep], self.length_b[keep]
         self._group_rows()
         return keep

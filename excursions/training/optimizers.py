@@ -12,9 +12,9 @@ from torch.distributed.tensor import DTensor
 def adamw(
     model: torch.nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    """AdamW with weight decay on matrices only, for what is trained of the model."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas))
 
@@ -35,7 +35,7 @@ def cosine(step: int, steps: int, peak: float, warmup_steps: int, final_ratio: f
 def step_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
     """Clips the gradient, steps, clears the gradient; returns its norm before clipping."""
     for p in model.parameters():
-        if p.grad is None:
+        if p.requires_grad and p.grad is None:
             p.grad = torch.zeros_like(p)
     norm = clip_gradients(model, max_grad_norm)
     optimizer.step()

@@ -10,9 +10,9 @@ import torch
 
 from excursions.data.batches import batch_indices
 from excursions.data.loading import load_questions
-from excursions.data.questions import build_prompt
+from excursions.data.prompts import check_lengths, prompt_ids
 from excursions.params import Engine, UserError
-from excursions.rollout.rewards import grade_completions
+from excursions.rollout.rewards import grade_completions, reward_metrics
 from excursions.rollout.sampler import sample_seed
 from excursions.training.grpo import Group, rl_gradients
 from excursions.training.optimizers import adamw, step_optimizer, warmup
@@ -31,18 +31,12 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
     Each process samples and grades its part of the step's questions; then all have all groups. The update raises
     UserError if sampler and trainer differ by more than `engine.max_logp_difference`.
     """
-    model, tokenizer, engine, scale, processes = (
-        start.model,
-        start.tokenizer,
-        start.engine,
-        start.scale,
-        start.processes,
-    )
+    model, tokenizer, engine = start.model, start.tokenizer, start.engine
+    scale, processes = start.scale, start.processes
     params = scale.rl
     questions = load_questions(scale).train
-    prompts = tokenizer(
-        [build_prompt(q.text, (), scale.questions) for q in questions], add_special_tokens=False
-    ).input_ids
+    prompts = [prompt_ids(tokenizer, q.text, (), scale.questions) for q in questions]
+    check_lengths(prompts, params.max_new_tokens, engine.context, "rl.max_new_tokens")
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
     reference = copy.deepcopy(processes.plain(model)) if params.kl else None
 
@@ -57,15 +51,17 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
             seeds_pg,
             max_new_tokens=params.max_new_tokens,
             temperature=params.temperature,
+            stop=scale.questions.stop,
         )
         sampled = time.perf_counter()
-        _, grades_pg = grade_completions(tokenizer, found, [questions[i].answer for i in own], scale.questions)
+        texts_pg, grades_pg = grade_completions(tokenizer, found, [questions[i].answer for i in own], scale.questions)
         groups = processes.join(
             [
                 Group(prompts[i], completions, [float(g) for g in grades])
                 for i, completions, grades in zip(own, found, grades_pg, strict=True)
             ]
         )
+        shares = processes.sum(reward_metrics(texts_pg, len(chosen) * params.rollouts))
         graded = time.perf_counter()
         model.train()
         first_pass: dict | None = {} if params.inner_steps > 1 else None
@@ -75,20 +71,26 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
             metrics = rl_gradients(
                 model, groups, temperature=params.temperature, clip=params.clip, kl=params.kl, ref_model=reference,
                 micro_batch=params.micro_batch, vocab_size=len(tokenizer), first_pass=first_pass,
-                importance_cap=scale.engine.importance_cap, processes=processes,
+                importance_cap=scale.engine.importance_cap, advantage=params.advantage or "group",
+                normalizer=params.normalizer or "tokens", clip_high=params.clip_high,
+                max_new_tokens=params.max_new_tokens, processes=processes,
             )  # fmt: skip
             if inner_step == 0:  # later the policy has moved
                 check_sampler(metrics, scale.engine)
             metrics["grad_norm"] = step_optimizer(model, optimizer, params.max_grad_norm)
         model.eval()
         done = time.perf_counter()
-        return metrics | {
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "step_time": done - started,
-            "share_rollout": (sampled - started) / (done - started),
-            "share_grading": (graded - sampled) / (done - started),
-            "share_training": (done - graded) / (done - started),
-        }
+        return (
+            metrics
+            | shares
+            | {
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "step_time": done - started,
+                "share_rollout": (sampled - started) / (done - started),
+                "share_grading": (graded - sampled) / (done - started),
+                "share_training": (done - graded) / (done - started),
+            }
+        )
 
     return update, optimizer
 
@@ -96,7 +98,7 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
 def check_sampler(metrics: dict[str, float], engine: Engine) -> None:
     """Raises UserError if what was sampled is not what is scored."""
     difference = metrics["sampling/sampling_logp_difference/mean"]
-    if difference > engine.max_logp_difference:  # NaN, when no group had a signal, is not greater
+    if difference > engine.max_logp_difference:
         raise UserError(
             f"the log-probabilities of the engine '{engine.name}' and of the trainer differ by {difference:.3g} nats a "
             f"token on average; accepted: up to engine.max_logp_difference = {engine.max_logp_difference:g}. Either "

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +18,14 @@ from transformers import PreTrainedTokenizerBase
 
 from excursions.data.batches import batch_indices, seeded
 from excursions.data.loading import load_questions
-from excursions.data.questions import Question, build_prompt
+from excursions.data.prompts import completion_ids, prompt_ids
+from excursions.data.questions import Question
 from excursions.models.processes import Processes
 from excursions.params import Questions, Sft
 from excursions.training.optimizers import adamw, cosine, step_optimizer
 from excursions.training.recipes import Start, Training
 
-MICRO_BATCH = 4  # examples in one forward pass
+MICRO_BATCH = 4  # examples in one forward pass, where no number of tokens is given
 
 
 def make(start: Start) -> Training:
@@ -52,7 +54,8 @@ def sft_update(
         chosen = [examples[i] for i in batch_indices(len(examples), batch_size, start.seed, step)]
         for group in optimizer.param_groups:
             group["lr"] = cosine(step, last, params.learning_rate, params.warmup_steps)
-        metrics = sft_gradients(model, chosen, tokenizer.pad_token_id, start.processes)
+        with recomputing(model, params.gradient_checkpointing):
+            metrics = sft_gradients(model, chosen, tokenizer.pad_token_id, start.processes, params.micro_batch_tokens)
         metrics["sft_grad_norm"] = step_optimizer(model, optimizer, params.max_grad_norm)
         model.eval()
         return metrics | {
@@ -81,25 +84,39 @@ def sft_examples(
     """The training set: all solutions of every question (`gold`), or one of them drawn by the seed."""
     found = []
     for question in questions:
-        prompt_ids = tokenizer(build_prompt(question.text, (), params), add_special_tokens=False).input_ids
+        prompt = prompt_ids(tokenizer, question.text, (), params)
         chosen = seeded("solution", seed, question.id).randrange(len(question.solutions))
         for solution in question.solutions if gold else [question.solutions[chosen]]:
-            ids = tokenizer(" " + solution, add_special_tokens=False).input_ids
-            found.append(Example(prompt_ids, [*ids, tokenizer.eos_token_id]))
+            found.append(Example(prompt, completion_ids(tokenizer, solution, params)))
     return found
 
 
+@contextmanager
+def recomputing(model: torch.nn.Module, wanted: bool | None) -> Iterator[None]:
+    """Gradient checkpointing inside the block alone: RL, on the same model, needs keys and values, which it drops."""
+    if wanted:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if wanted:
+            model.gradient_checkpointing_disable()
+
+
 def sft_gradients(
-    model: torch.nn.Module, examples: Sequence[Example], pad_id: int, processes: Processes
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    pad_id: int,
+    processes: Processes,
+    micro_batch_tokens: int | None = None,
 ) -> dict[str, float]:
     """Adds to `.grad` the gradient of the mean cross-entropy per completion token; returns the loss.
 
     Examples of similar length go through the model together, so that little is padding; the split changes nothing.
     processes: of the job, each called with the same examples; they share the passes, and `.grad` is their sum.
     """
-    ordered = sorted(examples, key=lambda e: len(e.prompt_ids) + len(e.completion_ids))
     tokens = sum(len(e.completion_ids) for e in examples)
-    micro_batches = [ordered[start : start + MICRO_BATCH] for start in range(0, len(ordered), MICRO_BATCH)]
+    micro_batches = split_examples(examples, micro_batch_tokens)
     loss = 0.0
     for batch, weight in processes.share_passes(micro_batches):
         part = completion_loss(model, batch, pad_id, tokens) * weight
@@ -108,6 +125,21 @@ def sft_gradients(
     processes.sum_gradients(model)
     loss = processes.sum({"loss": loss})["loss"]
     return {"sft_loss": loss, "sft_tokens": float(sum(len(e.prompt_ids) + len(e.completion_ids) for e in examples))}
+
+
+def split_examples(examples: Sequence[Example], micro_batch_tokens: int | None) -> list[list[Example]]:
+    """Examples in micro batches, the shortest first: as many as have so many tokens together, padding included, and at
+    least one; without a number MICRO_BATCH."""
+    found: list[list[Example]] = []
+    for e in sorted(examples, key=lambda e: len(e.prompt_ids) + len(e.completion_ids)):
+        size = len(found[-1]) + 1 if found else 1
+        tokens = size * (len(e.prompt_ids) + len(e.completion_ids))
+        fits = size <= MICRO_BATCH if micro_batch_tokens is None else tokens <= micro_batch_tokens
+        if found and fits:
+            found[-1].append(e)
+        else:
+            found.append([e])
+    return found
 
 
 def completion_loss(

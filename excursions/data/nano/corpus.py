@@ -29,6 +29,7 @@ ASKED = 0.5  # of the word problems, those in the question-answer form; the othe
 EVENT_SHARES = (0.16, 0.30, 0.24, 0.15, 0.09, 0.06)
 SIZE_SHARES = (0.35, 0.3, 0.2, 0.15)
 TOLD_ENDINGS = ("in the end {0} has {2} and {1} has {3} .", "that makes {2} for {0} and {3} for {1} .")
+LONGEST_SOLUTION = 79  # tokens, of the gold ones; with the end token what `max_new_tokens` has to allow
 EXAMPLE_CELLS = ("e1n20", "e2n20", "e1n9", "e2n9", "e0n20", "e3n9", "e1n50", "e2n20")
 
 
@@ -44,8 +45,10 @@ def question_set(params: Questions) -> QuestionSet:
 
     def add(split: str, benchmark: str, cells: Sequence[str]) -> None:
         for number, cell in enumerate(cells):
-            text = reserved_problem(rng, cell, taken)
-            solutions = problems.gold_solutions(text, rng, params.solutions)
+            solutions: tuple[str, ...] = ()
+            while not solutions:
+                text = reserved_problem(rng, cell, taken)
+                solutions = problems.gold_solutions(text, rng, params.solutions, LONGEST_SOLUTION)
             name, answer = f"{benchmark}-{split}-{number:04d}", problems.read_story(text).answer
             splits[split].append(Question(name, benchmark, split, text, answer, solutions))
 

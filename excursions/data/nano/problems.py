@@ -203,17 +203,22 @@ def write_solution(story: Story, rng: random.Random) -> str:
     return f"{write_steps(story, rng)} #### {story.answer}"
 
 
-def gold_solutions(text: str, rng: random.Random, count: int) -> tuple[str, ...]:
-    """Up to `count` distinct checked solutions, drawn as the stream draws them; a story without events has 18."""
+def gold_solutions(text: str, rng: random.Random, count: int, longest: int) -> tuple[str, ...]:
+    """Up to `count` distinct checked solutions of at most `longest` tokens, drawn as the stream draws them.
+
+    A story without events has 18 in all; one whose shortest solutions are too long has none.
+    """
     story, found = read_story(text), {}
     for _ in range(40 * count):
         solution = write_solution(story, rng)
-        if solution not in found and not check_solution(text, solution):
+        if solution in found or count_tokens(solution) > longest:
+            continue
+        if not check_solution(text, solution):
             raise ValueError(f"the check rejects a gold solution of '{text}': {solution}")
         found[solution] = None
         if len(found) == count:
-            break
-    return tuple(found)
+            return tuple(found)
+    return () if story.events else tuple(found)
 
 
 STEP = re.compile(r"(?:so )?(\w+) (?:: |has )?(?:(\d+) ([-+*/]) (\d+) = )?(\d+)")
