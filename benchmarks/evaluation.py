@@ -20,8 +20,10 @@ from excursions.evaluation import general
 from excursions.evaluation.outcomes import make_exam, measure_outcomes
 from excursions.models.model import load_model
 from excursions.models.processes import Processes
+from excursions.recipes import RECIPES
 from excursions.rollout.engines import start_engine
-from excursions.training.rl import make_rl_update
+from excursions.training.recipes import Start
+from excursions.training.rl import rl_update
 
 ITEMS, QUESTIONS, STEPS = 50, 20, 3
 CHECKPOINT = Path("checkpoints/nano/main/p88")
@@ -43,7 +45,7 @@ def main() -> None:
     engine = start_engine(scale.engine, model, tokenizer)
     exam = make_exam(scale, "test", QUESTIONS, 0)
     question = seconds(lambda: measure_outcomes(exam, engine, tokenizer, processes)) / len(exam.asked)
-    update, _ = make_rl_update(model, tokenizer, engine, scale, 0, processes)
+    update, _ = rl_update(Start(RECIPES["rl"], model, tokenizer, engine, scale, 0, processes))
     update(1)
     started = time.process_time()
     for step in range(2, STEPS + 2):
