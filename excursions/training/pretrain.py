@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -101,7 +103,7 @@ class Work:
         self.tokenizer, self.stream = source.tokenizer(), source.stream()
         self.model = processes.place(build_model(scale.model, self.tokenizer, params.seed))
         self.optimizer = adamw(self.model, params.learning_rate, params.betas, params.weight_decay)
-        self.token_loss = torch.compile(next_token_loss, dynamic=False) if params.compile else next_token_loss
+        self.token_loss = loss_function(params.compile)
 
     def step(self, step: int) -> tuple[float, float, float]:
         """One optimizer step on the next batch: loss, norm of the gradient, learning rate."""
@@ -156,6 +158,22 @@ def next_token_loss(model: torch.nn.Module, ids_bt: torch.Tensor) -> torch.Tenso
     """Mean cross-entropy of each token given those before it. ids_bt: (batch, token)."""
     logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1].float()
     return F.cross_entropy(logits_btv.flatten(0, 1), ids_bt[:, 1:].flatten().long())
+
+
+def loss_function(compile: bool) -> Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]:
+    """`next_token_loss`, compiled for the shape of its first call if wanted; what is compiled is kept between processes
+    in the user's cache folder. Raises UserError if that takes a C++ compiler that is not there."""
+    if not compile:
+        return next_token_loss
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise UserError(
+            f"pretrain.compile is true in params.yaml, which takes a C++ compiler, and there is no '{compiler}': "
+            "install one (Debian: apt install g++), name one in CXX, or set compile: false (slower, another suite)."
+        )
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "excursions" / "inductor"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    return torch.compile(next_token_loss, dynamic=False)
 
 
 def total_steps(scale: Scale) -> int:
