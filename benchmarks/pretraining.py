@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 
 from excursions import params
+from excursions.data.source import open_source
 from excursions.models.model import build_model
-from excursions.training.pretrain import adamw, next_token_loss, open_stream
+from excursions.training.optimizers import adamw
+from excursions.training.pretrain import next_token_loss
 
 STEPS = 6
 
@@ -35,7 +37,8 @@ def main() -> None:
     square = torch.randn(1024, 1024)
     peak = 2 * 1024**3 / best_seconds(lambda: square @ square, 20)
 
-    tokenizer, stream = open_stream(scale)
+    source = open_source(scale)
+    tokenizer, stream = source.tokenizer(), source.stream()
     model = build_model(scale.model, tokenizer, seed=0)
     optimizer = adamw(model, 1e-3, scale.pretrain.betas, scale.pretrain.weight_decay)
 

@@ -37,15 +37,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Shares of the nano stream, which sum to 1."""
-
-    math: float = key("share of worked problems", SHARE)
-    reasoning: float = key("share of short reasoning", SHARE)
-    general: float = key("share of general text", SHARE)
-
-
-@dataclass(frozen=True)
 class Pretrain:
     """Next-token prediction on the stream, and which checkpoints of it are kept."""
 
@@ -62,7 +53,23 @@ class Pretrain:
     save: tuple[str, ...] = key("checkpoints that are kept, increasing", CHECKPOINT)
     dtype: str = key("of the kept checkpoints", ("float32", "float16", "bfloat16"))
     threads: int = key("of this process", Range(1, 1024))
-    mixture: Mixture | None = key("of the nano stream; null: its own")
+    compile: bool = key("torch.compile of the loss: faster, and needs a C++ compiler on a CPU")
+    mixture: dict[str, float] | None = key(
+        "shares of math, reasoning and general in the nano stream; null: the paper's", SHARE, default=None, hash=False
+    )
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the models are asked."""
+
+    chat: bool = key("by the tokenizer's chat template; else by `questions.prompt`", default=False)
+    bos: bool | None = key(
+        "whether a plain prompt begins with the BOS token; null: as the tokenizer does by itself", default=None
+    )
+    instruction: str | None = key(
+        "e.g. the form of an answer: before a plain prompt, in each question of a chat", TEXT, default=None
+    )
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Questions:
 
     source: str = key("nano: made by the project; hub: public data", ("nano", "hub"))
     easy: str = key("name of the easy benchmark", NAME)
-    hard: str = key("name of the hard benchmark", NAME)
+    hard: str | None = key("name of the hard benchmark; null: the easy one is the whole study (public data)", NAME)
     train_easy: int = key("training questions like the easy benchmark's", Range(0, 10**5), "questions")
     train_hard: int = key("training questions like the hard benchmark's", Range(0, 10**5), "questions")
     validation: int = key("of each benchmark, for choices", Range(1, 10**5), "questions")
@@ -81,6 +88,11 @@ class Questions:
     prompt: str = key("form of a question", PROMPT)
     separator: str = key("between the examples of a few-shot prompt", TEXT)
     stop: str = key("where the answer to a few-shot prompt ends", TEXT)
+    easy_mixture: dict[str, float] | None = key(
+        "shares of the cells of word problems in the easy benchmark (nano)", SHARE, default=None, hash=False
+    )
+    hard_mixture: dict[str, float] | None = key("the same of the hard benchmark", SHARE, default=None, hash=False)
+    style: Style | None = key("how the models are asked; null: by plain prompts", default=None)
 
 
 @dataclass(frozen=True)
@@ -102,12 +114,16 @@ class Rl:
     kl: float = key("weight of the divergence from the first model", Range(0, 1000))
     micro_batch: int = key("of one pass", COUNT, "completions")
     advantage: str | None = key(
-        "group, or null: GRPO's; mean: not divided by the deviation; loo: RLOO's", ("group", "mean", "loo")
+        "group, or null: GRPO's; mean: not divided by the deviation; loo: RLOO's",
+        ("group", "mean", "loo"),
+        default=None,
     )
     normalizer: str | None = key(
-        "tokens, or null: the mean over all tokens; constant: over max_new_tokens (Dr. GRPO)", ("tokens", "constant")
+        "tokens, or null: the mean over all tokens; constant: over max_new_tokens (Dr. GRPO)",
+        ("tokens", "constant"),
+        default=None,
     )
-    clip_high: float | None = key("the upper clip, at least `clip`; null: `clip`", Range(0, 100, above=True))
+    clip_high: float | None = key("the upper clip, at least `clip`; null: `clip`", POSITIVE, default=None)
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,12 @@ class Sft:
     betas: tuple[float, float] = key("AdamW's decay of the two moments", BETA)
     weight_decay: float = key("AdamW's, on matrices", SHARE)
     max_grad_norm: float = key("the gradient is cut to this norm", POSITIVE)
-    micro_tokens: int | None = key("of one pass, padding included; null: the whole batch", Range(1, 10**9), "tokens")
+    micro_batch_tokens: int | None = key(
+        "of one pass, padding included; null: four sequences", Range(1, 10**9), "tokens", default=None
+    )
+    gradient_checkpointing: bool | None = key(
+        "compute activations again in the backward pass: less memory, more time", default=None
+    )
 
 
 @dataclass(frozen=True)
@@ -169,13 +190,13 @@ class Hub:
     """Where public data come from: each a hub name, a local folder, or a .jsonl(.gz) or .parquet file."""
 
     tokenizer: str = key("of the pretrained model", TEXT)
-    stream: str = key("pretraining documents, column text", TEXT)
+    stream: str | None = key("pretraining documents, column text; null where only public suites are trained", TEXT)
     stream_config: str | None = key("configuration of that dataset", TEXT)
     train: str = key("training questions and solutions in the schema of OpenMathInstruct-1", TEXT)
-    easy_train: str = key("GSM8K, for the examples in few-shot prompts", TEXT)
+    easy_train: str | None = key("GSM8K, for the examples in few-shot prompts; null: examples out of `train`", TEXT)
     easy_test: str = key("GSM8K's test set", TEXT)
-    hard_train: str = key("MATH, for the examples in few-shot prompts", TEXT)
-    hard_test: str = key("MATH's test set", TEXT)
+    hard_train: str | None = key("MATH, for the same", TEXT)
+    hard_test: str | None = key("MATH's test set; null where `questions.hard` is", TEXT)
     general: str | None = key("folder of local copies of the six general benchmarks; null: the hub", TEXT)
 
 
@@ -193,7 +214,9 @@ class Scale:
     evaluate: Evaluate = key("what is measured, and how often")
     engine: Engine = key("what samples the completions")
     workers: int = key("runs at the same time", Range(1, 1024), "processes")
-    overrides: typing.Any = key("values that one recipe sees instead", "null, or {recipe: {block: {key: value}}}")
+    overrides: typing.Any = key(
+        "values that one recipe sees instead", "null, or {recipe: {block: {key: value}}}", default=None, hash=False
+    )
 
     @property
     def pretraining_steps(self) -> int:
@@ -246,12 +269,19 @@ def _rules(scale: Scale) -> Iterator[tuple[bool, str, object, str]]:
         f"so many that each checkpoint of pretrain.save is another step (now there are {steps:,} steps)",
     )  # fmt: skip
     yield pretrain.warmup_steps <= steps, "pretrain.warmup_steps", pretrain.warmup_steps, f"at most the {steps:,} steps"
-    if pretrain.mixture:
-        shares = list(vars(pretrain.mixture).values())
-        yield abs(sum(shares) - 1) < 1e-6, "pretrain.mixture", vars(pretrain.mixture), "shares that sum to 1"
+    if (shares := pretrain.mixture) is not None:
+        holds = {*shares} <= {"math", "reasoning", "general"} and abs(sum(shares.values()) - 1) < 1e-6
+        yield holds, "pretrain.mixture", shares, "shares of math, reasoning and general that sum to 1"
+    for name in ("easy_mixture", "hard_mixture"):
+        shares = getattr(questions, name) or {}
+        if questions.source == "nano" or shares:
+            yield sum(shares.values()) > 0, f"questions.{name}", shares, "shares of cells that are not all 0"
     is_there = questions.source != "hub" or scale.hub is not None
     yield is_there, "hub", "null, and questions.source is 'hub'", "a block that says where public data are"
-    yield questions.easy != questions.hard, "questions.hard", repr(questions.hard), "another name than questions.easy"
+    is_other = questions.easy != questions.hard and (questions.source == "hub" or questions.hard is not None)
+    yield is_other, "questions.hard", repr(questions.hard), "another name than questions.easy"
+    if scale.hub and questions.hard:
+        yield scale.hub.hard_test is not None, "hub.hard_test", "null", "a test set, since questions.hard is not null"
     yield asked > 0, "questions.train_easy", 0, "1 or more, if train_hard is 0"
     yield rl.warmup_steps <= rl.steps, "rl.warmup_steps", rl.warmup_steps, f"at most rl.steps, which is {rl.steps}"
     yield (

@@ -69,10 +69,20 @@ TEXT = Pattern(r"(?s)[^\0]+", "text that is not empty")
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
-def key(about: str, accepts: Range | Pattern | tuple[str, ...] | None = None, unit: str = "") -> typing.Any:
+def key(
+    about: str,
+    accepts: Range | Pattern | tuple[str, ...] | str | None = None,
+    unit: str = "",
+    default: typing.Any = dataclasses.MISSING,
+    hash: bool | None = None,
+) -> typing.Any:
     """A key of a block: what it is for, which values it takes (of a list or mapping: each of them), and in which unit.
-    A key whose type has `| None` may be null or left out, which is the same."""
-    return dataclasses.field(metadata={"about": about, "accepts": accepts, "unit": unit})
+
+    A key whose type has `| None` may be null or left out, which is the same; one with a default may be left out. hash:
+    False for a mapping, which has none.
+    """
+    metadata = {"about": about, "accepts": accepts, "unit": unit}
+    return dataclasses.field(default=default, hash=hash, metadata=metadata)
 
 
 def one_of(found: str, accepted: Iterable[str], what: str) -> str:
@@ -134,9 +144,11 @@ def build(kind: type, raw: object, path: Path | str, prefix: str = "") -> typing
                 f"{nearest(name, hints, prefix)}"
             )
     for name, hint in hints.items():
-        if name not in raw and hint is not typing.Any and not _is_optional(hint):
+        has_default = kind.__dataclass_fields__[name].default is not dataclasses.MISSING
+        if name not in raw and not has_default and not _is_optional(hint):
             raise UserError(f"{path}: missing key '{prefix}{name}'. Add it; `git diff {path}` shows what was changed.")
-    return kind(**{name: build_key(kind, name, raw.get(name), path, prefix + name) for name in hints})
+    found = {name: None for name, hint in hints.items() if _is_optional(hint)} | raw
+    return kind(**{name: build_key(kind, name, value, path, prefix + name) for name, value in found.items()})
 
 
 def build_key(kind: type, name: str, raw: object, path: Path | str, key: str) -> typing.Any:

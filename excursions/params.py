@@ -9,16 +9,16 @@ import typing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from excursions import keys
+from excursions import keys, recipes
 from excursions.blocks import (
     BLOCKS,
     CHECKPOINT,
     ENGINES,
+    POSITIVE,
     SEED,
     Engine,
     Evaluate,
     Hub,
-    Mixture,
     Model,
     Parallel,
     Pretrain,
@@ -26,17 +26,18 @@ from excursions.blocks import (
     Rl,
     Scale,
     Sft,
+    Style,
     check_scale,
     percent,
 )
 from excursions.keys import NAME, TEXT, Pattern, Range, UserError, build, checked_name, key, listed, one_of
 
 __all__ = [  # what the other modules take from here
-    "ENGINES", "RECIPES", "Engine", "Evaluate", "Hub", "Mixture", "Model", "OwnSuite", "Parallel", "Pretrain",
-    "PublicSuite", "Questions", "Revision", "Rl", "Scale", "Sft", "Study", "UserError", "checked_name", "keys_table",
-    "load", "one_of", "percent",
+    "ENGINES", "RECIPES", "Engine", "Evaluate", "Hub", "Lora", "Model", "OwnSuite", "Parallel", "Pretrain",
+    "PublicSuite", "Questions", "Revision", "Rl", "Scale", "Sft", "Study", "Style", "UserError", "checked_name",
+    "keys_table", "load", "one_of", "percent",
 ]  # fmt: skip
-RECIPES = ("base", "rl", "sft", "sft_gold", "sft_rl", "sft_gold_rl", "parallel")
+RECIPES = tuple(recipes.RECIPES)
 KEPT = Pattern("p[0-9]{2,3}/seed-[0-9]{1,19}", "<checkpoint>/seed-<k>")
 
 
@@ -49,23 +50,37 @@ class Revision:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (arXiv 2106.09685) on all linear layers, trained in place of the weights."""
+
+    rank: int = key("of the two matrices", Range(1, 2**17))
+    alpha: float = key("the update is alpha / rank times their product", POSITIVE)
+
+
+@dataclass(frozen=True)
 class PublicSuite:
     """Public checkpoints that runs can start from instead of our own pretraining."""
 
     model: str = key("hub name, or a local folder", TEXT)
     total_tokens: int = key("of its whole pretraining", Range(1, 10**16), "tokens")
     checkpoints: dict[str, Revision] = key("names of any form")
+    style: Style | None = key("how the models are asked; null: as the scale's questions say", default=None)
+    lora: Lora | None = key("what is trained in place of the weights; null: all weights are", default=None)
 
 
 @dataclass(frozen=True)
 class OwnSuite:
     """A suite of our own beside `main`: other values, or other runs from the checkpoints of another suite."""
 
-    overrides: typing.Any = key("values of the scale that this suite sees instead", "null, or {block.key: value}")
-    checkpoints_of: str | None = key("suite whose checkpoints it starts from; null: pretrained on its own", NAME)
     checkpoints: tuple[str, ...] = key("that runs start from", NAME)
     recipes: tuple[str, ...] = key("of its runs", RECIPES)
     seeds: tuple[int, ...] = key("of each of its runs", SEED)
+    overrides: typing.Any = key(
+        "values of the scale that this suite sees instead", "null, or {block.key: value}", default=None
+    )
+    checkpoints_of: str | None = key(
+        "suite whose checkpoints it starts from; null: pretrained on its own", NAME, default=None
+    )
 
 
 @dataclass(frozen=True)

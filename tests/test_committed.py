@@ -9,7 +9,7 @@ from excursions.findings import estimates
 from excursions.models.model import load_model
 from excursions.results import tables as results
 from excursions.rollout.torch_engine import TorchEngine
-from excursions.study.runs import Run, is_current
+from excursions.study.run import Run, is_current
 from excursions.training import pretrain
 from excursions.training.recipes import training
 

@@ -77,7 +77,7 @@ WRONG = [
     ("nano/rl/micro_batch", 0, "'nano.rl.micro_batch' is 0"),
     ("nano/rl/warmup_steps", 61, "nano.rl.warmup_steps is 61; accepted: at most rl.steps, which is 60"),
     ("nano/rl/questions_per_step", 1001, "at most the 1,000 training questions"),
-    ("nano/rl/max_new_tokens", 320, "nano.rl.max_new_tokens is 320; accepted: less than model.context, which is 320"),
+    ("nano/rl/max_new_tokens", 256, "nano.rl.max_new_tokens is 256; accepted: less than model.context, which is 256"),
     ("nano/rl/advantage", "grup", "Did you mean 'group'?"),
     ("nano/rl/advantage", 1, "'nano.rl.advantage' is 1; accepted: group, mean, loo"),
     ("nano/rl/normalizer", "token", "Did you mean 'tokens'?"),
@@ -86,7 +86,7 @@ WRONG = [
     ("nano/rl", [1], "'nano.rl' must be a mapping of keys, found [1]"),
     ("nano/sft/warmup_steps", 200, "at most the 157 steps of SFT"),
     ("nano/sft/batch_size", -32, "'nano.sft.batch_size' is -32"),
-    ("nano/sft/micro_tokens", 0, "'nano.sft.micro_tokens' is 0"),
+    ("nano/sft/micro_batch_tokens", 0, "'nano.sft.micro_batch_tokens' is 0"),
     ("nano/parallel/rl_weight", 1.5, "accepted: a number, 0 to 1"),
     ("nano/model/hidden_size", 130, "nano.model.hidden_size is 130; accepted: a multiple of 2 x model.heads, which"),
     ("nano/model/hidden_size", 4, "accepted: a multiple of 2 x model.heads"),  # four heads of width 1
@@ -94,9 +94,9 @@ WRONG = [
     ("nano/model/layers", -1, "'nano.model.layers' is -1"),
     ("nano/model/rope_theta", NAN, "'nano.model.rope_theta' is nan"),
     ("nano/pretrain/tokens", 0, "'nano.pretrain.tokens' is 0"),
-    ("nano/pretrain/tokens", 20 * 5120, "each checkpoint of pretrain.save is another step (now there are 20 steps)"),
+    ("nano/pretrain/tokens", 20 * 2048, "each checkpoint of pretrain.save is another step (now there are 20 steps)"),
     ("nano/pretrain/batch_size", 0, "'nano.pretrain.batch_size' is 0"),
-    ("nano/pretrain/warmup_steps", 10**5, "at most the 2,734 steps"),
+    ("nano/pretrain/warmup_steps", 10**5, "at most the 13,867 steps"),
     ("nano/pretrain/threads", 10**6, "'nano.pretrain.threads' is 1000000; accepted: a whole number, 1 to 1,024"),
     ("nano/pretrain/seed", -1, "'nano.pretrain.seed' is -1"),
     ("nano/pretrain/seed", 2**63, "'nano.pretrain.seed' is 9223372036854775808"),
@@ -106,8 +106,15 @@ WRONG = [
     ("nano/pretrain/save", ["p8"], "'nano.pretrain.save[0]' is 'p8'; accepted: p01 to p100"),
     ("nano/pretrain/save", ["p\u00b2\u00b2"], "accepted: p01 to p100"),
     ("nano/pretrain/dtype", "Float16", "Did you mean 'float16'?"),
-    ("nano/pretrain/mixture", {"math": 0.5, "reasoning": 0.4, "general": 0.3}, "accepted: shares that sum to 1"),
-    ("nano/pretrain/mixture", {"math": 1.0, "reasoning": 0.0}, "missing key 'nano.pretrain.mixture.general'"),
+    ("nano/pretrain/mixture", {"math": 0.5, "reasoning": 0.4, "general": 0.3}, "that sum to 1"),
+    ("nano/pretrain/mixture", {"maths": 1.0}, "accepted: shares of math, reasoning and general that sum to 1"),
+    ("nano/pretrain/mixture", {"math": -1.0, "general": 2.0}, "'nano.pretrain.mixture.math' is -1.0"),
+    ("nano/questions/easy_mixture", None, "nano.questions.easy_mixture is {}; accepted: shares of cells"),
+    ("nano/questions/hard_mixture", {"e1n9": NAN}, "'nano.questions.hard_mixture.e1n9' is nan"),
+    ("nano/questions/hard", None, "nano.questions.hard is None"),
+    ("nano/questions/style", {"chat": "yes"}, "'nano.questions.style.chat' is 'yes'; accepted: true or false"),
+    ("paper/hub/hard_test", None, "paper.hub.hard_test is null; accepted: a test set"),
+    ("suites/pythia-1b/lora", {"rank": 0, "alpha": 1}, "'suites.pythia-1b.lora.rank' is 0"),
     ("nano/questions/train_easy", 10**9, "'nano.questions.train_easy' is 1000000000; accepted: a whole number, 0 to"),
     ("nano/questions/source", "hub", "nano.hub is null, and questions.source is 'hub'"),
     ("nano/questions/hard", "easy", "accepted: another name than questions.easy"),
@@ -177,7 +184,7 @@ def test_a_mistake_is_named(raw, key, value, said):
 
 
 def test_a_missing_key_is_named_and_an_optional_one_is_null(raw):
-    del raw["nano"]["engine"]["importance_cap"], raw["nano"]["hub"], raw["nano"]["pretrain"]["micro_batch"]
+    del raw["nano"]["engine"]["importance_cap"], raw["nano"]["hub"], raw["nano"]["pretrain"]["mixture"]
     assert params.check(raw, FILE) == params.load(FILE)
     del raw["nano"]["rl"]["learning_rate"]
     with pytest.raises(UserError, match="missing key 'nano.rl.learning_rate'"):
@@ -263,7 +270,7 @@ def test_a_suite_of_our_own_sees_its_overrides_and_has_its_runs(raw):
     study = params.check(raw, FILE)
     main, larger = study.scale("nano"), study.scale("nano", "larger")
     assert larger.model == replace(main.model, hidden_size=256) and larger.rl == main.rl
-    assert larger.pretrain == replace(main.pretrain, mixture=params.Mixture(**mixture))
+    assert larger.pretrain == replace(main.pretrain, mixture=mixture)
     assert study.scale("nano", "rollouts_64").rl.rollouts == 64
     assert study.scale("nano", "unnamed") == main
     assert study.cells("larger") == [("p40", "base", 0), ("p40", "base", 3)]

@@ -3,17 +3,16 @@
 import pytest
 import torch
 
-from excursions.evaluation.outcomes import load_questions
+from excursions.data.batches import batch_indices
+from excursions.data.loading import load_questions
 from excursions.models.model import load_model
+from excursions.models.processes import Processes
+from excursions.training.optimizers import adamw, cosine, step_optimizer
 from excursions.training.parallel import averaged_step
-from excursions.training.pretrain import adamw
-from excursions.training.recipes import step_optimizer
 from excursions.training.sft import (
-    batch_indices,
     completion_loss,
     sft_examples,
     sft_gradients,
-    sft_learning_rate,
     sft_steps,
 )
 
@@ -75,14 +74,16 @@ def test_the_split_by_length_changes_neither_loss_nor_gradient(checkpoint, quest
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     assert len(examples) > 8
-    assert sft_gradients(model, examples, tokenizer.pad_token_id)["sft_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert sft_gradients(model, examples, tokenizer.pad_token_id, Processes())["sft_loss"] == pytest.approx(
+        loss.item(), abs=1e-5
+    )
     for p, gradient in zip(model.parameters(), expected, strict=True):
         assert torch.allclose(p.grad, gradient, atol=1e-6)
 
 
 def test_schedule(smoke):
     assert sft_steps(16, smoke.sft, gold=False) == 1 and sft_steps(33, smoke.sft, gold=False) == 3
-    rates = [sft_learning_rate(step, 50, smoke.sft) for step in range(1, 51)]
+    rates = [cosine(step, 50, smoke.sft.learning_rate, smoke.sft.warmup_steps) for step in range(1, 51)]
     assert max(rates) == pytest.approx(smoke.sft.learning_rate) and rates[-1] == pytest.approx(0, abs=1e-9)
 
 
@@ -92,7 +93,7 @@ def updates(model, tokenizer, examples):
     optimizers = [adamw(model, rate, (0.9, 0.95), 0.0) for rate in (1e-3, 3e-3)]
 
     def update(i):
-        sft_gradients(model, halves[i], tokenizer.pad_token_id)
+        sft_gradients(model, halves[i], tokenizer.pad_token_id, Processes())
         return {f"norm{i}": step_optimizer(model, optimizers[i], 1.0)}
 
     return lambda: update(0), lambda: update(1)

@@ -26,12 +26,13 @@ from transformers import (
 
 from excursions import cli, params
 from excursions.models.model import count_parameters, load_model, weight_files
+from excursions.models.scoring import completion_logprobs
 from excursions.models.suites import checkpoint_folder, prepare_suite, suite_checkpoints
 from excursions.params import PublicSuite, Revision, UserError
 from excursions.results import tables as results
-from excursions.study.runs import Run, train_run
+from excursions.study.one_run import train_run
+from excursions.study.run import Run
 from excursions.training import recipes
-from excursions.training.grpo import completion_logprobs
 from excursions.training.sft import Example, completion_loss
 
 torch.set_num_threads(1)
@@ -328,7 +329,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(folder, tokenizer):
     with pytest.raises(UserError, match=f"has {len(tokenizer)} tokens, but the model's embedding only"):
         load_model(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer).save_pretrained(folder)
-    with pytest.raises(UserError, match="no end-of-text token.*eos_token in its tokenizer_config.json"):
+    with pytest.raises(UserError, match="no end token.*eos_token in its tokenizer_config.json"):
         load_model(folder)
 
 
@@ -411,5 +412,5 @@ def test_a_public_suite_is_trained_and_measured_like_our_own(hub_project, hub_sc
 
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     assert cli.main(["notebook", "suite", "--root", str(root), "--scale", "paper", "-p", "suite=tiny"]) == 0
-    for file in ("figures/paper/suite_tiny.svg", "figures/paper/suite_tiny.png", "reports/paper/suite.html"):
+    for file in ("figures/paper/suite_tiny.svg", "figures/paper/suite_tiny.png", "reports/paper/suite_tiny.html"):
         assert (root / file).stat().st_size > 1000, file

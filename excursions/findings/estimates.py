@@ -28,14 +28,7 @@ def per_question(outcomes: pd.DataFrame, k: int, rows: list[str]) -> pd.DataFram
     """
     value = statistics.pass_at_k(outcomes["n"].to_numpy(), outcomes["correct"].to_numpy(), k)
     table = outcomes.assign(value=value).pivot(index=rows, columns="question_id", values="value")
-    common = table.dropna(axis=1).sort_index(axis=0).sort_index(axis=1)
-    if common.shape[1] == 0:
-        about = f"{outcomes['scale'].iloc[0]}, benchmark {outcomes['benchmark'].iloc[0]}"
-        raise UserError(
-            f"results of {about}: the runs compared have no question in common, so they come from different "
-            f"test sets. Delete the folders of the older ones and run `dvc repro`."
-        )
-    return common
+    return _in_common(table, f"{outcomes['scale'].iloc[0]}, benchmark {outcomes['benchmark'].iloc[0]}")
 
 
 def pass_at_k_table(outcomes: pd.DataFrame, ks: tuple[int, ...] = KS, by_step: bool = False) -> pd.DataFrame:
@@ -49,12 +42,10 @@ def pass_at_k_table(outcomes: pd.DataFrame, ks: tuple[int, ...] = KS, by_step: b
     keys = ["scale", "suite", "checkpoint", "tokens", "recipe", *(["step"] if by_step else []), "benchmark"]
     rows = []
     for names, group in (outcomes if by_step else last_step(outcomes)).groupby(keys, sort=False):
-        about = dict(zip(keys, names, strict=True))
         for k in (k for k in ks if k <= group["n"].min()):
             value_sq = per_question(group, k, ["seed"]).to_numpy()
-            found = statistics.mean_interval(value_sq, about["scale"], about["benchmark"])
             counts = {"k": k, "n_seeds": value_sq.shape[0], "n_questions": value_sq.shape[1]}
-            rows.append(about | counts | percent(found))
+            rows.append(dict(zip(keys, names, strict=True)) | counts | percent(statistics.mean_interval(value_sq)))
     columns = [*keys, "k", "n_seeds", "n_questions", "estimate", "ci_low", "ci_high"]
     return in_order(pd.DataFrame(rows, columns=columns))
 
@@ -62,27 +53,44 @@ def pass_at_k_table(outcomes: pd.DataFrame, ks: tuple[int, ...] = KS, by_step: b
 def general_table(general: pd.DataFrame) -> pd.DataFrame:
     """Tidy accuracy on the general benchmarks, and their unweighted mean as benchmark `average`.
 
-    Columns: scale, suite, checkpoint, tokens, recipe, benchmark, n_seeds, estimate, ci_low, ci_high
-    (percent). Intervals are over items and, where there are several, seeds.
+    general: one row per run and item. Columns: scale, suite, checkpoint, tokens, recipe, benchmark, n_seeds,
+    n_items, estimate, ci_low, ci_high (percent). Intervals are over items and, where there are several, seeds.
     """
     keys = ["scale", "suite", "checkpoint", "tokens", "recipe"]
     rows = []
     for names, group in general.groupby(keys, sort=False):
-        about = dict(zip(keys, names, strict=True))
-        n_b, correct_sb = counts_by_seed(group)
-        for chosen in [*([name] for name in n_b.index), list(n_b.index)]:
-            benchmark = chosen[0] if len(chosen) == 1 else "average"
-            found = statistics.accuracy_interval(n_b[chosen], correct_sb[chosen], *names, benchmark)
-            rows.append(about | {"benchmark": benchmark, "n_seeds": len(correct_sb)} | percent(found))
-    columns = [*keys, "benchmark", "n_seeds", "estimate", "ci_low", "ci_high"]
+        table = per_item(group, ["seed"])
+        strata = table.columns.get_level_values("benchmark")
+        for benchmark in [*strata.unique(), "average"]:
+            chosen = (strata == benchmark) | (benchmark == "average")
+            found = statistics.mean_interval(table.to_numpy()[:, chosen], strata[chosen])
+            counts = {"benchmark": benchmark, "n_seeds": len(table), "n_items": chosen.sum()}
+            rows.append(dict(zip(keys, names, strict=True)) | counts | percent(found))
+    columns = [*keys, "benchmark", "n_seeds", "n_items", "estimate", "ci_low", "ci_high"]
     return in_order(pd.DataFrame(rows, columns=columns))
 
 
-def counts_by_seed(general: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
-    """Of one checkpoint and recipe: items per benchmark, and correct ones as a table seed x benchmark."""
-    table = general.pivot(index="seed", columns="benchmark", values="correct").dropna(axis=1)
-    return general.groupby("benchmark")["n"].max()[table.columns], table
+def per_item(general: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
+    """Correct (0 or 1): one row per value of the columns `rows`, one column (benchmark, item_id) per item that all
+    answered.
+
+    Raises UserError when they have no item in common.
+    """
+    table = general.astype({"correct": float}).pivot(index=rows, columns=["benchmark", "item_id"], values="correct")
+    return _in_common(table, f"{general['scale'].iloc[0]}, general benchmarks")
 
 
 def percent(found: statistics.Interval) -> dict[str, float]:
+    """An interval as the columns estimate, ci_low, ci_high in percent."""
     return {"estimate": 100 * found.estimate, "ci_low": 100 * found.low, "ci_high": 100 * found.high}
+
+
+def _in_common(table: pd.DataFrame, about: str) -> pd.DataFrame:
+    """The columns without a gap, in the order of their names, so that rows can be compared in pairs."""
+    common = table.dropna(axis=1).sort_index(axis=0).sort_index(axis=1)
+    if common.shape[1] == 0:
+        raise UserError(
+            f"results of {about}: the runs compared have no question in common, so they come from different "
+            f"test sets. Delete the folders of the older ones and run `dvc repro`."
+        )
+    return common

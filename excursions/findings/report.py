@@ -49,7 +49,7 @@ def show(figure: Figure, root: Path | str, scale: str, name: str) -> HTML:
     plotting.save(figure, path)
     svg = path.with_name(f"{name}.svg").read_text(encoding="utf-8")
     image = svg[svg.index("<svg") :]
-    width, title = round(figure.get_size_inches()[0] * 96), name.replace("_", " ")
+    width, title = round(figure.get_size_inches()[0] * 96), html.escape(name.replace("_", " "))
     style = f"max-width: {width}px"
     return HTML(f'<div class="figure" role="img" aria-label="{title}" style="{style}">{image}</div>')
 
@@ -103,17 +103,16 @@ def dynamics(tables: results.Tables, checkpoint: str) -> pd.DataFrame:
     ends = estimates.last_step(rows)
     ends = ends[ends["recipe"].isin(["base", "sft"])]  # of these only the result
     rows = pd.concat([ends, rows[(rows["recipe"] == "rl") | ((rows["recipe"] == "sft_rl") & (rows["step"] > 0))]])
-    names = (rows["scale"].iloc[0], rows["benchmark"].iloc[0])
     multiple = estimates.chinchilla(rows["tokens"].iloc[0], tables.parameters["main"])
     found = []
     for k in (k for k in (1, 32) if k <= rows["n"].min()):
         values = estimates.per_question(rows, k, ["recipe", "step", "seed"])
         for (recipe, step), value_sq in values.groupby(level=["recipe", "step"]):
-            measured = statistics.mean_interval(value_sq.to_numpy(), *names)
+            measured = statistics.mean_interval(value_sq.to_numpy())
             for pipeline, stages in PIPELINES.items():
                 if recipe in stages:
                     point = {
-                        "scale": names[0],
+                        "scale": rows["scale"].iloc[0],
                         "checkpoint": checkpoint,
                         "chinchilla": multiple,
                         "pipeline": pipeline,
@@ -144,8 +143,7 @@ def gains(outcomes: pd.DataFrame, recipe: str, other: str = "base") -> pd.DataFr
             values = estimates.per_question(group, k, ["recipe", "seed"])
             a, b = values.loc[recipe], values.loc[other]
             same = list(a.index) == list(b.index)
-            drawn = (group["scale"].iloc[0], group["benchmark"].iloc[0])
-            measured = statistics.difference_interval(a.to_numpy(), b.to_numpy(), *drawn, same_seeds=same)
+            measured = statistics.difference_interval(a.to_numpy(), b.to_numpy(), same_seeds=same)
             found.append(
                 dict(zip(keys, names, strict=True)) | {"k": k, "n_seeds": len(a)} | estimates.percent(measured)
             )

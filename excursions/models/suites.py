@@ -89,6 +89,15 @@ def checkpoint_folder(root: Path, scale_name: str, suite: str, checkpoint: str) 
     return folder if revision is None else _resolve(root, suite, about["model"], revision)
 
 
+def find_model(name: str) -> Path:
+    """The folder with the weights of any model: a local folder, or a hub name, with @revision if it is not the main
+    one; downloaded if it is not on this machine. Raises UserError if it cannot be had."""
+    if Path(name).is_dir():
+        return Path(name)
+    model, _, revision = name.partition("@")
+    return _resolve(Path("."), "(given by name)", model, revision or "main")
+
+
 def _portable(model: str, root: Path) -> str:
     """The name of a hub model as it is; a local folder relative to the project's."""
     local = root / Path(model).expanduser()

@@ -2,7 +2,7 @@
 
 A run is one recipe from one checkpoint with one seed. Its folder is complete or absent:
 results/<scale>/<suite>/<checkpoint>/<recipe>/seed-<k>/. `root` is everywhere the project's folder, which
-holds results/ and checkpoints/. Estimates and intervals in tables are in percent (0 to 100).
+holds results/ and checkpoints/. What each file must be is in `schemas`; it is checked on writing and on reading.
 """
 
 from __future__ import annotations
@@ -11,40 +11,25 @@ import gzip
 import io
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from excursions import params
 from excursions.files import whole_folder
 from excursions.params import RECIPES, UserError
+from excursions.results import schemas
+from excursions.results.schemas import MEASUREMENTS, RUN_KEYS, Schema
+from excursions.tree import run_folder, suites_with_results
 
-IDENTITY = {
-    "scale": pa.string(),
-    "suite": pa.string(),
-    "checkpoint": pa.string(),
-    "tokens": pa.int64(),  # pretraining tokens the checkpoint has seen
-    "recipe": pa.string(),
-    "seed": pa.int64(),
-}
-OUTCOME_COLUMNS = IDENTITY | {
-    "step": pa.int64(),  # 0 = before training; the last step is the recipe's result
-    "benchmark": pa.string(),
-    "question_id": pa.string(),
-    "n": pa.int64(),  # samples
-    "correct": pa.int64(),  # of them correct
-}
-GENERAL_COLUMNS = IDENTITY | {"benchmark": pa.string(), "n": pa.int64(), "correct": pa.int64()}
-# What every log has, named as in TRL; a log may have more (for example sft_loss).
-MEASUREMENTS = (
-    "reward reward_std frac_reward_zero_std completions/mean_length completions/clipped_ratio entropy loss "
-    "grad_norm num_tokens step_time share_rollout share_grading share_training"
-).split()
-TRAINING_COLUMNS = IDENTITY | {"step": pa.int64()} | dict.fromkeys(MEASUREMENTS, pa.float64())
-RUN_KEYS = "parameters versions git_commit machine wall_seconds peak_memory_mb fingerprint".split()
+NAMES = pa.dictionary(pa.int32(), pa.string())  # how names are held: a study repeats each of them thousands of times
+SCHEMAS = {"outcomes": schemas.OUTCOMES, "general": schemas.GENERAL, "training": schemas.TRAINING}
 KS = (1, 8, 32)
 # The benchmarks of all scales, and what they are for.
 ROLES = {"easy": "easy", "gsm8k": "easy", "hard": "hard", "math": "hard"}
@@ -60,11 +45,6 @@ class Tables:
     parameters: dict[str, int]  # suite -> parameters of its model, for multiples of Chinchilla-optimal
 
 
-def run_folder(root: Path | str, scale: str, suite: str, checkpoint: str, recipe: str, seed: int) -> Path:
-    """Where the results of a run are."""
-    return Path(root) / "results" / scale / suite / checkpoint / recipe / f"seed-{seed}"
-
-
 def write_run(
     folder: Path,
     outcomes: pd.DataFrame,
@@ -77,24 +57,21 @@ def write_run(
 
     training: may be empty (`base` does not train); measurements a recipe does not have become NaN, further
     columns are kept as numbers. Row order does not matter, and equal inputs give equal bytes.
-    Raises ValueError when a table or `run` lacks something, UserError when the disk refuses.
+    Raises ValueError naming the file and what is wrong in it, UserError when the disk refuses.
     """
-    missing = [key for key in RUN_KEYS if key not in run]
-    if missing:
-        raise ValueError(f"run.json lacks {', '.join(missing)}.")
-    lacking = [name for name in TRAINING_COLUMNS if name not in training.columns]
-    if len(training) and {*lacking} & {*IDENTITY, "step"}:
-        raise ValueError(f"training.parquet: missing {', '.join(lacking)}.")
-    training = training.reindex(columns=[*training.columns, *lacking])
-    further = {name: pa.float64() for name in sorted(set(training.columns) - set(TRAINING_COLUMNS))}
-    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    further = {str(name): pa.float64() for name in sorted(set(training.columns) - set(schemas.TRAINING.columns))}
+    training = training.assign(**{name: None for name in MEASUREMENTS if name not in training.columns})
+    if training.empty:
+        training = training.reindex(columns=[*schemas.TRAINING.columns, *further])
     files = {
-        "outcomes.parquet": _parquet(outcomes, OUTCOME_COLUMNS, ["step", "benchmark", "question_id"]),
-        "general.parquet": _parquet(general, GENERAL_COLUMNS, ["benchmark"]),
-        "training.parquet": _parquet(training, TRAINING_COLUMNS | further, ["step"]),
+        "outcomes.parquet": _parquet("outcomes", outcomes),
+        "general.parquet": _parquet("general", general),
+        "training.parquet": _parquet("training", training, further),
         # mtime 0: the header would otherwise hold the time of writing
-        "samples.jsonl.gz": gzip.compress(lines.encode(), mtime=0),
-        "run.json": (json.dumps(run, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
+        "samples.jsonl.gz": gzip.compress(
+            b"".join(_json_bytes("samples.jsonl.gz", schemas.SAMPLE, line) for line in samples), mtime=0
+        ),
+        "run.json": _json_bytes("run.json", schemas.RUN, run, indent=1, sort_keys=True),
     }
     try:
         with whole_folder(Path(folder)) as aside:
@@ -107,173 +84,247 @@ def write_run(
         ) from error
 
 
-def load_outcomes(root: Path | str, scale: str, suite: str = "main") -> pd.DataFrame:
-    """All outcomes of a suite: columns OUTCOME_COLUMNS, one row per run, step, benchmark and question."""
-    return _load(root, scale, suite, "outcomes.parquet", OUTCOME_COLUMNS)
+def run_folders(root: Path | str, scale: str, suite: str) -> list[Path]:
+    """The folders of all runs of a suite. Raises UserError when there are none."""
+    folders = sorted((Path(root) / "results" / scale / suite).glob("[!.]*/[!.]*/seed-*"))
+    if not folders:
+        expected = Path(root) / "results" / scale / suite / "<checkpoint>" / "<recipe>" / "seed-<k>"
+        raise UserError(
+            f"There are no results of scale '{scale}', suite '{suite}': looked for {expected}. Run from the "
+            f"project's folder. `git checkout -- results` brings them back, `{_command(scale, suite)}` makes new ones."
+        )
+    return folders
 
 
-def load_general(root: Path | str, scale: str, suite: str = "main") -> pd.DataFrame:
-    """All general-benchmark counts of a suite: columns GENERAL_COLUMNS, one row per run and benchmark."""
-    return _load(root, scale, suite, "general.parquet", GENERAL_COLUMNS)
+def load_outcomes(
+    root: Path | str, scale: str, suite: str = "main", between: bool = True, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Outcomes of a suite: columns of schemas.OUTCOMES, one row per run, step, benchmark and question.
+
+    between: with the evaluations between the first and the last step. columns: read these alone; without them all.
+    Names are categories and `valid` is a nullable integer. Rows are in the order of pretraining and of RECIPES.
+    """
+    return _load(run_folders(root, scale, suite), "outcomes", columns, between)
 
 
-def load_training(root: Path | str, scale: str, suite: str = "main") -> pd.DataFrame:
-    """All training logs: TRAINING_COLUMNS and what some recipes log besides, one row per run and step."""
-    return _load(root, scale, suite, "training.parquet", TRAINING_COLUMNS)
+def load_general(
+    root: Path | str, scale: str, suite: str = "main", columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Answers to the general benchmarks: columns of schemas.GENERAL, one row per run, benchmark and item."""
+    return _load(run_folders(root, scale, suite), "general", columns)
+
+
+def load_training(
+    root: Path | str, scale: str, suite: str = "main", columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Training logs: columns of schemas.TRAINING and what some recipes log besides, one row per run and step."""
+    return _load(run_folders(root, scale, suite), "training", columns)
 
 
 def load_runs(root: Path | str, scale: str, suite: str = "main") -> pd.DataFrame:
     """run.json of all runs: scale, suite, checkpoint, recipe, seed, then RUN_KEYS (some hold mappings)."""
     rows = []
-    for folder in _run_folders(root, scale, suite):
-        file = folder / "run.json"
-        try:
-            run = json.loads(file.read_text(encoding="utf-8"))
-            rows.append(_identity(folder) | {key: run[key] for key in RUN_KEYS})
-        except FileNotFoundError:
-            raise _damaged(file, "the file is missing") from None
-        except KeyError as error:
-            raise _damaged(file, f"key {error} is missing; found: {', '.join(run)}") from None
-        except ValueError as error:
-            raise _damaged(file, f"not valid JSON ({error})") from None
+    for folder in run_folders(root, scale, suite):
+        run = _read_json(folder / "run.json", schemas.RUN)
+        rows.append(_identity(folder) | {key: run[key] for key in RUN_KEYS})
     return in_order(pd.DataFrame(rows))
 
 
 def load_samples(folder: Path | str) -> list[dict]:
-    """The kept completions of one run, from its samples.jsonl.gz."""
+    """The kept completions of one run, from its samples.jsonl.gz: schemas.Sample."""
     file = Path(folder) / "samples.jsonl.gz"
     try:
-        with gzip.open(file, "rt", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
+        lines = gzip.decompress(file.read_bytes()).splitlines()
     except FileNotFoundError:
         raise _damaged(file, "the file is missing") from None
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise _damaged(file, f"not readable ({error})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(file, f"not readable as gzip ({error})") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(schemas.parse(schemas.SAMPLE, line))
+        except ValueError as error:
+            raise _damaged(file, f"line {number}: {error}") from None
+    return found
 
 
 def load_suite(root: Path | str, scale: str, suite: str = "main") -> dict:
     """suite.json of the checkpoints: parameters (int), tokens (checkpoint -> int), total_tokens (int)."""
     file = Path(root) / "checkpoints" / scale / suite / "suite.json"
-    remedy = f"Bring it back with `git checkout -- {file}`, or run `dvc repro` to pretrain."
-    if not file.is_file():
-        raise UserError(f"{file} does not exist. {remedy}")
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}). {remedy}") from None
-    for key in ("parameters", "tokens", "total_tokens"):
-        if key not in about:
-            raise UserError(f"{file}: key '{key}' is missing; found: {', '.join(about)}. {remedy}")
-    return about
+    again = f"run `{_command(scale, suite)}`" + (" to pretrain" if suite == "main" else " to write it again")
+    return _read_json(file, schemas.SUITE, f"Bring it back with `git checkout -- {file}`, or delete it and {again}.")
 
 
-def load_tables(root: Path | str, scale: str) -> Tables:
+def load_run(folder: Path, name: str) -> pd.DataFrame:
+    """One table (outcomes, general or training) of one run."""
+    return _load([folder], name)
+
+
+def tokens_of(root: Path | str, scale: str, suite: str, checkpoint: str) -> int:
+    """Pretraining tokens that a checkpoint has seen. Raises UserError if its suite.json does not say so."""
+    tokens = load_suite(root, scale, suite)["tokens"]
+    return tokens[params.one_of(checkpoint, list(tokens), f"checkpoint in suite.json of {scale}, suite {suite}")]
+
+
+def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
     """Outcomes, general benchmarks and parameter counts of all suites of a scale that have results.
 
     Only of the checkpoints, recipes and seeds that root/params.yaml names: a cell taken out of the study keeps its
     results on disk and leaves the figures. (A folder of results without params.yaml is taken whole.)
+    between: as for `load_outcomes`.
     """
-    folder = Path(root) / "results" / scale
-    suites = sorted({"main", *(path.name for path in folder.glob("[!.]*") if path.is_dir())})
-    outcomes = pd.concat([load_outcomes(root, scale, suite) for suite in suites], ignore_index=True)
-    general = pd.concat([load_general(root, scale, suite) for suite in suites], ignore_index=True)
-    if (file := Path(root) / "params.yaml").is_file():
-        study, keys = params.load(file), ["suite", "checkpoint", "recipe", "seed"]
-        cells = [(suite, *cell) for suite in suites for cell in study.cells(suite)]
-        outcomes, general = (
-            table[pd.MultiIndex.from_frame(table[keys]).isin(cells)].reset_index(drop=True)
-            for table in (outcomes, general)
-        )
+    file, suites = Path(root) / "params.yaml", suites_with_results(root, scale)
+    folders = [folder for suite in suites for folder in run_folders(root, scale, suite)]
+    if file.is_file():
+        study = params.load(file)
+        cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(suite)}
+        folders = [folder for folder in folders if folder in cells]
+    outcomes, general = _load(folders, "outcomes", None, between), _load(folders, "general")
     return Tables(scale, outcomes, general, {suite: load_suite(root, scale, suite)["parameters"] for suite in suites})
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     """Rows sorted as a reader expects: along pretraining, recipes in the order of RECIPES."""
-    keys = ["suite", "tokens", "checkpoint", "recipe", "seed", "step", "benchmark", "question_id", "k"]
+    keys = ["suite", "tokens", "checkpoint", "recipe", "seed", "step", "benchmark", "question_id", "item_id", "k"]
     rank = {recipe: number for number, recipe in enumerate(RECIPES)}
     return table.sort_values(
         [key for key in keys if key in table.columns],
-        key=lambda column: column.map(rank) if column.name == "recipe" else column,
+        key=lambda column: column.astype(str).map(rank) if column.name == "recipe" else column,
         kind="stable",
         ignore_index=True,
     )
 
 
-def _parquet(frame: pd.DataFrame, columns: dict[str, pa.DataType], order: list[str]) -> bytes:
-    """The bytes of a table with exactly these columns and types, and nothing of the program's state in
-    them.
-    """
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        raise ValueError(f"missing {', '.join(missing)}; found: {', '.join(map(str, frame.columns))}.")
-    frame = frame[list(columns)].sort_values(order, kind="stable")
-    if "correct" in columns and not frame["correct"].between(0, frame["n"]).all():
-        raise ValueError("correct must lie between 0 and n.")
-    if frame.duplicated(order).any():
-        raise ValueError(f"two rows have the same {', '.join(order)}.")
+def _parquet(name: str, frame: pd.DataFrame, further: dict[str, pa.DataType] | None = None) -> bytes:
+    """The bytes of a table with exactly the columns and types of its schema, and nothing of the program's state."""
+    schema = SCHEMAS[name]
+    columns = dict(schema.columns) | (further or {})
+    if missing := [column for column in columns if column not in frame.columns]:
+        raise ValueError(f"{name}.parquet: missing {', '.join(missing)}; found: {', '.join(map(str, frame.columns))}.")
+    frame = frame[list(columns)].sort_values(list(schema.key), kind="stable")
     table = pa.Table.from_pandas(frame, schema=pa.schema(list(columns.items())), preserve_index=False)
+    if fault := schema.fault(table):
+        raise ValueError(f"{name}.parquet: {fault}.")
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(None), buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def _run_folders(root: Path | str, scale: str, suite: str) -> list[Path]:
-    folders = sorted((Path(root) / "results" / scale / suite).glob("[!.]*/[!.]*/seed-*"))
-    if not folders:
-        expected = Path(root) / "results" / scale / suite / "<checkpoint>" / "<recipe>" / "seed-<k>"
-        command = "dvc repro" if suite == "main" else f"excursions train --scale {scale} --suite {suite}"
-        raise UserError(
-            f"There are no results of scale '{scale}', suite '{suite}': looked for {expected}. Run from the "
-            f"project's folder. `git checkout -- results` brings them back, `{command}` makes new ones."
-        )
-    return folders
+def _json_bytes(name: str, kind: TypeAdapter, value: dict, **how: object) -> bytes:
+    """One JSON text and a line's end, checked by reading it as it will be read."""
+    content = (json.dumps(value, ensure_ascii=False, **how) + "\n").encode()
+    try:
+        schemas.parse(kind, content)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}.") from None
+    return content
 
 
 def _identity(folder: Path) -> dict[str, str | int]:
     """What the path of a run says it is."""
     scale, suite, checkpoint, recipe, seed = folder.parts[-5:]
     number = seed.removeprefix("seed-")
-    if not number.isdigit():
+    if not number.isdecimal():
         raise UserError(f"{folder}: the folder of a run is named seed-<number>. Rename or delete it.")
     return {"scale": scale, "suite": suite, "checkpoint": checkpoint, "recipe": recipe, "seed": int(number)}
 
 
-def _load(root: Path | str, scale: str, suite: str, name: str, columns: dict[str, pa.DataType]) -> pd.DataFrame:
-    tables = [_read(folder / name, columns) for folder in _run_folders(root, scale, suite)]
-    table = pa.concat_tables(tables, promote_options="default").to_pandas()
-    tokens = table.groupby("checkpoint")["tokens"].unique()
-    for checkpoint, found in tokens[tokens.map(len) > 1].items():
-        raise UserError(
-            f"results/{scale}/{suite}/{checkpoint}: its runs disagree on the checkpoint's tokens "
-            f"({', '.join(map(str, found))}), some are of an older pretraining. Delete them, run `dvc repro`."
-        )
-    return in_order(table)
+def _load(
+    folders: Sequence[Path], name: str, columns: Sequence[str] | None = None, between: bool = True
+) -> pd.DataFrame:
+    """One table of all these runs."""
+    read = []
+    for folder in folders:
+        table = _read(folder / f"{name}.parquet", SCHEMAS[name], columns)
+        if not between:
+            table = table.filter(pc.or_(pc.equal(table["step"], 0), pc.equal(table["step"], pc.max(table["step"]))))
+        read.append((folder, table))
+    _check_tokens(read)
+    read.sort(key=lambda pair: _place(*pair))
+    whole = pa.concat_tables([table for _, table in read], promote_options="default").unify_dictionaries()
+    frame = whole.to_pandas()
+    if "valid" in frame:  # empty where steps cannot be checked, and an integer still
+        frame["valid"] = whole["valid"].to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    return frame
 
 
-def _read(file: Path, columns: dict[str, pa.DataType]) -> pa.Table:
-    """One table of one run, checked against the contract."""
+def _place(folder: Path, table: pa.Table) -> tuple:
+    """Where a run belongs among others: by suite, along pretraining, by recipe, by seed."""
+    who = _identity(folder)
+    rank = RECIPES.index(who["recipe"]) if who["recipe"] in RECIPES else len(RECIPES)
+    tokens = table["tokens"][0].as_py() if "tokens" in table.column_names and len(table) else 0
+    return who["suite"], tokens, who["checkpoint"], rank, who["seed"]
+
+
+def _check_tokens(read: Sequence[tuple[Path, pa.Table]]) -> None:
+    """Raises UserError if two runs from one checkpoint disagree on the tokens it has seen."""
+    seen: dict[Path, int] = {}
+    for folder, table in read:
+        if len(table) == 0 or "tokens" not in table.column_names:
+            continue
+        checkpoint, tokens = folder.parents[1], table["tokens"][0].as_py()
+        if seen.setdefault(checkpoint, tokens) != tokens:
+            raise UserError(
+                f"{checkpoint}: its runs disagree on the checkpoint's tokens ({seen[checkpoint]} and {tokens}), some "
+                f"are of an older pretraining. Delete them, run `{_command(*checkpoint.parts[-3:-1])}`."
+            )
+
+
+def _read(file: Path, schema: Schema, columns: Sequence[str] | None) -> pa.Table:
+    """One table of one run, checked against the contract; names as dictionaries, integers as small as they can be."""
+    names = [name for name, kind in schema.columns.items() if kind == pa.string()]
     try:
-        table = pq.ParquetFile(file).read()
+        opened = pq.ParquetFile(file, read_dictionary=names)
+        found = opened.schema_arrow.names
+        if missing := [name for name in schema.columns if name not in found]:
+            raise _damaged(file, f"column '{missing[0]}' is missing; found: {', '.join(found)}")
+        table = opened.read(columns, use_threads=False)
     except FileNotFoundError:
         raise _damaged(file, "the file is missing") from None
     except (pa.ArrowException, OSError) as error:
         raise _damaged(file, f"not readable as parquet ({str(error).splitlines()[0]})") from None
-    for column, kind in columns.items():
-        if column not in table.column_names:
-            raise _damaged(file, f"column '{column}' is missing; found: {', '.join(table.column_names)}")
+    for place, column in enumerate(table.column_names):
+        kind, values = schema.columns.get(column, pa.float64()), table[column]
         try:
-            table = table.set_column(table.column_names.index(column), column, table[column].cast(kind))
+            if kind != pa.string():
+                table = table.set_column(place, column, values.cast(kind))
+            elif values.type != NAMES:
+                table = table.set_column(place, column, values.cast(kind).dictionary_encode())
         except pa.ArrowException:
-            raise _damaged(file, f"column '{column}' is {table[column].type}, expected {kind}") from None
+            raise _damaged(file, f"column '{column}' is {values.type}, expected {kind}") from None
+    if fault := schema.fault(table):
+        raise _damaged(file, fault)
+    for place, column in enumerate(table.column_names):
+        if column in ("step", "n", "correct", "valid"):
+            table = table.set_column(place, column, table[column].cast(pa.int32()))
     for column, expected in _identity(file.parent).items():
-        found = table[column].unique().to_pylist()
+        found = table[column].unique().to_pylist() if column in table.column_names else []
         if found not in ([], [expected]):
             raise _damaged(file, f"column '{column}' holds {found}, but the folder is of {expected!r}")
     return table
 
 
+def _read_json(file: Path, kind: TypeAdapter, remedy: str = "") -> dict:
+    """One JSON file, checked against the contract."""
+    try:
+        return schemas.parse(kind, file.read_bytes())
+    except FileNotFoundError:
+        what = "the file is missing"
+    except OSError as error:
+        what = f"not readable ({error.strerror})"
+    except ValueError as error:
+        what = str(error)
+    raise UserError(f"{file}: {what}. {remedy}") if remedy else _damaged(file, what)
+
+
 def _damaged(file: Path, what: str) -> UserError:
+    scale, suite = file.absolute().parts[-6:-4]
     return UserError(
         f"{file}: {what}. Bring it back with `git checkout -- {file}`, "
-        f"or delete the folder {file.parent} and run `dvc repro`."
+        f"or delete the folder {file.parent} and run `{_command(scale, suite)}`."
     )
+
+
+def _command(scale: str, suite: str) -> str:
+    """What computes the runs of a suite."""
+    return "dvc repro" if suite == "main" else f"excursions train --scale {scale} --suite {suite}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,14 +16,15 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedTokenizerFast
 
-from excursions.data import public as hub
-from excursions.data.nano import corpus
-from excursions.files import Progress, whole_file, write_json
+from excursions.data.source import open_source
+from excursions.files import whole_file, write_json
+from excursions.models.launch import is_first
 from excursions.models.model import build_model, count_parameters, save_model
-from excursions.models.processes import Processes, clip_gradients, is_first
-from excursions.params import Pretrain, Scale, UserError, percent
+from excursions.models.processes import Processes
+from excursions.params import Scale, UserError, percent
+from excursions.progress import Progress
+from excursions.training.optimizers import adamw, clip_gradients, cosine
 
 PRETRAINING_CODE = 1  # raise it when a change to the code alters what pretraining computes
 SAVE_EVERY = 100  # steps between saved states
@@ -49,13 +50,15 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
             f"pretrain.batch_size is {params.batch_size}, which {processes.count} processes cannot share evenly; "
             f"accepted: a number of processes that divides it."
         )
-    tokenizer, stream = open_stream(scale)
+    source = open_source(scale)
+    tokenizer, stream = source.tokenizer(), source.stream()
     model = processes.place(build_model(scale.model, tokenizer, params.seed))
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
+    token_loss = torch.compile(next_token_loss, dynamic=False) if params.compile else next_token_loss
 
     steps = total_steps(scale)
     save_at = {max(1, round(steps * percent(name) / 100)): name for name in params.save}
-    states = scratch / "pretrain"
+    states = scratch
     state = processes.load_about(states)
     if state and state["fingerprint"] == wanted:
         processes.load_tensors(states, model, [optimizer])
@@ -66,10 +69,10 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
 
     for step in range(state["step"] + 1, steps + 1):
         batch = stream.next_batch()
-        learning_rate = cosine(step, steps, params)
+        learning_rate = cosine(step, steps, params.learning_rate, params.warmup_steps, params.final_learning_rate_ratio)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        loss = batch_gradients(model, batch, params.micro_batch, processes)
+        loss = batch_gradients(model, batch, params.micro_batch, processes, token_loss)
         norm = clip_gradients(model, params.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -98,22 +101,19 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
     processes.delete_state(states)
 
 
-def open_stream(scale: Scale) -> tuple[PreTrainedTokenizerFast, corpus.Stream | hub.PackedStream]:
-    """The tokenizer, and the stream of batches (batch, context) at its beginning."""
-    if scale.questions.source == "nano":
-        tokenizer = corpus.tokenizer(scale.questions.seed)
-        return tokenizer, corpus.Stream(scale.questions, scale.pretrain.batch_size, scale.model.context)
-    tokenizer = hub.load_tokenizer(scale.hub.tokenizer)
-    return tokenizer, hub.PackedStream(scale, tokenizer)
-
-
-def batch_gradients(model: torch.nn.Module, ids_bt: np.ndarray, micro_batch: int | None, processes: Processes) -> float:
+def batch_gradients(
+    model: torch.nn.Module,
+    ids_bt: np.ndarray,
+    micro_batch: int | None,
+    processes: Processes,
+    token_loss: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] | None = None,
+) -> float:
     """Adds to `.grad` the gradient of the mean cross-entropy of a batch (batch, token) that all processes have and
     each computes a part of; returns the loss of the whole batch."""
     own_bt = torch.from_numpy(ids_bt[processes.rank :: processes.count]).to(processes.device)
     total = 0.0
     for part_bt in own_bt.split(micro_batch or len(own_bt)):
-        loss = next_token_loss(model, part_bt) * (len(part_bt) / len(ids_bt))
+        loss = (token_loss or next_token_loss)(model, part_bt) * (len(part_bt) / len(ids_bt))
         loss.backward()
         total += loss.item()
     processes.sum_gradients(model)
@@ -123,10 +123,7 @@ def batch_gradients(model: torch.nn.Module, ids_bt: np.ndarray, micro_batch: int
 def fingerprint(scale: Scale) -> str:
     """Hash of everything the suite depends on: its parameters, the stream, the version of the code. A parameter that
     is null changes nothing and is left out."""
-    if scale.questions.source == "nano":
-        stream = hashlib.sha256(next(corpus.token_blocks(scale.questions)).tobytes()).hexdigest()
-    else:
-        stream = [scale.hub.tokenizer, scale.hub.stream, scale.hub.stream_config]
+    stream = open_source(scale).stream_identity()
     parameters = {name: value for name, value in asdict(scale.pretrain).items() if value is not None}
     about = [PRETRAINING_CODE, asdict(scale.model), parameters, stream]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
@@ -144,25 +141,6 @@ def next_token_loss(model: torch.nn.Module, ids_bt: torch.Tensor) -> torch.Tenso
     """Mean cross-entropy of each token given those before it. ids_bt: (batch, token)."""
     logits_btv = model(input_ids=ids_bt, use_cache=False).logits[:, :-1].float()
     return F.cross_entropy(logits_btv.flatten(0, 1), ids_bt[:, 1:].flatten().long())
-
-
-def adamw(
-    model: torch.nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float
-) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas))
-
-
-def cosine(step: int, steps: int, params: Pretrain) -> float:
-    """Learning rate at a step (1 to `steps`): linear warm-up, then a cosine to the final ratio of the peak."""
-    if step <= params.warmup_steps:
-        return params.learning_rate * step / params.warmup_steps
-    share = (step - params.warmup_steps) / max(1, steps - params.warmup_steps)
-    low = params.final_learning_rate_ratio
-    return params.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 def total_steps(scale: Scale) -> int:
