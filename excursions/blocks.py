@@ -171,6 +171,7 @@ class Evaluate:
     seed: int = key("of sampling", SEED)
     kept_questions: int = key("of each benchmark, whose completions are kept", Range(0, 10**5), "questions")
     kept_samples: int = key("of each of these", Range(0, 10**5), "completions")
+    split: str | None = key("that is asked; null: test", ("test", "validation"))
 
 
 @dataclass(frozen=True)

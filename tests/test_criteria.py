@@ -68,7 +68,8 @@ def test_the_form_of_the_answer_counts_from_p20_on():
 )
 def test_general_benchmarks_must_rise_and_not_saturate_early(accuracy, good):
     rows = [
-        {"checkpoint": c, "benchmark": "arc_easy", "n": 100, "correct": a}
+        {"checkpoint": c, "benchmark": "arc_easy", "item_id": str(item), "correct": int(item < a)}
         for c, a in zip(CHECKPOINTS, accuracy, strict=True)
+        for item in range(100)
     ]
     assert met(criteria.general_rows(pd.DataFrame(rows))) == {"arc_easy": good}

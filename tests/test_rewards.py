@@ -29,7 +29,7 @@ def test_a_completion_is_graded_up_to_the_next_question(smoke):
 
 
 def test_the_shares_of_unmarked_and_of_empty_completions():
-    found = reward_metrics([["so #### 5", "so 5"], [" ", "#### 7"]])
+    found = reward_metrics([["so #### 5", "so 5"], [" ", "#### 7"]], total=4)
     assert found == {"completions/unmarked_ratio": 0.5, "completions/empty_ratio": 0.25}
 
 

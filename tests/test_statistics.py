@@ -201,6 +201,17 @@ def test_a_p_value_says_at_which_level_the_interval_touches_the_margin():
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
+def test_the_spread_of_four_runs_is_held_as_often_as_said(seeds):
+    rng = np.random.default_rng(8)
+    truth = np.ptp(rng.normal(0, 0.02, (100_000, 4)), axis=1).mean()
+    found = [statistics.Spread(tuple(rng.normal(0.3, 0.02, seeds))) for _ in range(800)]
+    held = np.mean([one.interval().low <= truth <= one.interval().high for one in found])
+    assert 0.93 <= held <= 0.97
+    for end in (found[0].interval().low, found[0].interval().high):
+        assert found[0].p_value(end) == pytest.approx(0.05, abs=1e-5)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
 def test_heterogeneity_is_found_where_it_is_and_rarely_where_it_is_not(seeds):
     rng = np.random.default_rng(7)
 

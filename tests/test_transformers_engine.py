@@ -136,7 +136,7 @@ def test_a_model_with_sliding_windows_is_sampled_as_it_is():
     model = tiny(MistralForCausalLM, MistralConfig, num_key_value_heads=2, sliding_window=8)
     common = prompts_of(66)[0]
     prompts = [common + [5, 6, 7], common + [8], *prompts_of(9)]
-    engine = TransformersEngine(model, words())
+    engine = TransformersEngine(model, words(), max_batch_tokens=200)  # several batches
     for temperature in (0, 1.0):
         groups = engine.generate(prompts, seeds_of(prompts, 3), max_new_tokens=20, temperature=temperature)
         for prompt, group in zip(prompts, groups, strict=True):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from excursions.data.loading import questions_digest
-from excursions.data.questions import normalize
+from excursions.data.questions import QuestionSet, normalize
 from excursions.data.source import open_source
 from excursions.grading import grade
 from excursions.params import Scale, UserError
+
+KS = (1, 8, 32)
 
 
 def check_data(scale: Scale) -> dict:
@@ -38,8 +43,25 @@ def check_data(scale: Scale) -> dict:
         "questions": {split: len(rows) for split, rows in vars(questions).items()},
         "solutions": sum(len(q.solutions) for rows in vars(questions).values() for q in rows),
         "sha256": questions_digest(scale),
+        "guess_floor": guess_floors(questions),
     }
     if not source.made_here:
         found["test_questions_alike"] = alike
         seen = {normalize(q.text): q.id for q in questions.test}
     return found | source.search_stream(seen)
+
+
+def guess_floors(questions: QuestionSet) -> dict[str, dict[str, float]]:
+    """pass@k in percent of answers drawn from the training answers, by benchmark of the test and k."""
+    said = [q.answer for q in questions.train]
+    floors: dict[str, dict[str, float]] = {}
+    for benchmark in dict.fromkeys(q.benchmark for q in questions.test):
+        wanted = [q.answer for q in questions.test if q.benchmark == benchmark]
+        floors[benchmark] = {str(k): 100 * guess_floor(said, wanted, k) for k in KS}
+    return floors
+
+
+def guess_floor(said: Sequence[str], wanted: Sequence[str], k: int) -> float:
+    """Mean pass@k, 0 to 1, of drawing k answers from `said` for each question, whose answers are `wanted`."""
+    shares = Counter(said)
+    return sum(1 - (1 - shares[answer] / len(said)) ** k for answer in wanted) / len(wanted)

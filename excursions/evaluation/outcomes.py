@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from excursions.data.general import GeneralTasks
 from excursions.data.loading import asked_questions, digest, examples_for, few_shot_examples
-from excursions.data.prompts import prompt_ids
+from excursions.data.prompts import check_lengths, prompt_ids
 from excursions.data.questions import Question
 from excursions.data.source import open_source
 from excursions.evaluation import general
@@ -70,14 +70,10 @@ def measure_outcomes(
     params = exam.evaluate
     own = processes.share(exam.asked)
     prompts = [prompt_ids(tokenizer, q.text, examples_for(q, exam.examples), exam.questions) for q in own]
+    check_lengths(prompts, params.max_new_tokens, engine.context, "evaluate.max_new_tokens")
     seeds_pg = [[sample_seed(params.seed, 0, q.id, i) for i in range(params.samples)] for q in own]
-    found = engine.generate(
-        prompts,
-        seeds_pg,
-        max_new_tokens=params.max_new_tokens,
-        temperature=params.temperature,
-        stop=exam.questions.stop,
-    )
+    how = {"max_new_tokens": params.max_new_tokens, "temperature": params.temperature, "stop": exam.questions.stop}
+    found = engine.generate(prompts, seeds_pg, **how)
     texts, grades = grade_completions(tokenizer, found, [q.answer for q in own], exam.questions)
     measured = []
     for q, prompt, completions, text_g, grade_g in zip(own, prompts, found, texts, grades, strict=True):

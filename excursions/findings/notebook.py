@@ -5,7 +5,6 @@ The same notebook and results give the same bytes: what papermill stamps into a 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from excursions.findings import claims, pages
+from excursions.findings import pages
 from excursions.findings.kernel import execute
 from excursions.params import UserError, one_of
 
@@ -29,7 +28,8 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
 
     parameters: further values for the notebook's parameters cell, for example {"checkpoint": "p40"}; the report of a
     suite is named after it, <name>_<suite>.html. Raises UserError for a notebook or parameter that does not exist, and
-    when a cell fails; then the old report stays as it is.
+    when a cell fails; then the old report stays as it is. What the last cell prints is printed, and where a line of
+    it begins with FAIL, UserError is raised with the report in place.
     """
     root, parameters = Path(root).resolve(), dict(parameters or {})
     notebook = root / "notebooks" / f"{name}.ipynb"
@@ -43,7 +43,6 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
     executed = execute(notebook, {"scale": scale, "root": ".."} | parameters)
     body = _body(executed)
     report = root / "reports" / scale / (f"{name}_{suite}.html" if suite else f"{name}.html")
-    written = claims.claims_file(root, scale, name)
     pages.write_page(
         "report.html.j2",
         report,
@@ -51,8 +50,12 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
         body=[Markup(part) for part in body.partition("</h1>")],  # what the page answers comes right after its title
         code_style=Markup(_code_style()),
         contents=[(Markup(at), Markup(heading)) for at, heading in re.findall(r'<h2 id="([^"]+)">([^<]+)', body)],
-        found=json.loads(written.read_text(encoding="utf-8")) if written.is_file() else [],
+        found=pages.claims_of(root, scale, name),
     )
+    told = "".join(output.text for output in executed.cells[-1].get("outputs", []) if output.output_type == "stream")
+    print(told, end="")
+    if failed := [line for line in told.splitlines() if line.startswith("FAIL")]:
+        raise UserError(f"notebook {name}: {len(failed)} of its checks failed; {report} shows how.")
     return report
 
 

@@ -25,11 +25,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import fdtrc, ndtri, stdtrit
+from scipy.special import chdtrc, chdtri, fdtrc, ndtri, stdtrit
 
 LEVEL = 0.95
 FEW = 5  # questions: with fewer solved (or failed) at all, the variance is not to be estimated
 LEAST_P = 1e-9  # no p-value is given as smaller than this
+RANGE_OF_4 = 2.0588  # standard deviations between the best and the worst of four normal values, on average
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,31 @@ class Estimate:
         if self.half_width(1 - LEAST_P) <= distance:
             return LEAST_P
         return float(brentq(lambda p: self.half_width(1 - p) - distance, LEAST_P, 1, xtol=1e-10))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far apart the best and the worst of four training runs lie on average, from the values of s runs.
+
+    Runs are taken as normal, so the interval is that of a standard deviation (chi-square): wide from few runs.
+    """
+
+    value_s: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return RANGE_OF_4 * float(np.std(self.value_s, ddof=1))
+
+    def interval(self) -> Interval:
+        df, tail = len(self.value_s) - 1, (1 - LEVEL) / 2
+        low, high = (self.mean * math.sqrt(df / chdtri(df, share)) for share in (tail, 1 - tail))
+        return Interval(*(round(float(value), 9) for value in (self.mean, low, high)))
+
+    def p_value(self, margin: float) -> float:
+        """Two-sided p of the hypothesis that the true distance is `margin`, above 0."""
+        df = len(self.value_s) - 1
+        above = float(chdtrc(df, df * (self.mean / margin) ** 2))
+        return max(2 * min(above, 1 - above), LEAST_P)
 
 
 def pass_at_k(n: np.ndarray | int, correct: np.ndarray | int, k: int) -> np.ndarray:

@@ -15,8 +15,12 @@ from excursions.params import Lora, UserError
 def add_lora(model: PreTrainedModel, params: Lora, seed: int) -> torch.nn.Module:
     """The model with adapters on all linear layers but the head, alone to be trained. It begins as the model itself,
     as one of the two matrices is zero. Raises UserError for a rank below 1."""
-    import peft
-
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError(
+            f"LoRA needs peft ({error}): `pip install 'excursions[lora]'`, or set `lora` to null."
+        ) from None
     if params.rank < 1:
         raise UserError(f"lora.rank is {params.rank}; accepted: 1 or more.")
     torch.manual_seed(seed)

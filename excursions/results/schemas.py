@@ -9,8 +9,13 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # pydantic asks for these before Python 3.12
+)
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import (
@@ -23,7 +28,7 @@ from pydantic import (
     ValidationError,
     with_config,
 )
-from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
+from typing_extensions import TypedDict
 
 IDENTITY = {
     "scale": pa.string(),
@@ -39,8 +44,6 @@ MEASUREMENTS = (
     "grad_norm num_tokens step_time share_rollout share_grading share_training"
 ).split()
 
-INT32 = 2**31 - 1  # the largest count: in memory counts are half as wide as in the files
-
 
 @dataclass(frozen=True)
 class Schema:
@@ -52,13 +55,14 @@ class Schema:
     nullable: tuple[str, ...] = ()
     may_be_empty: bool = False
 
-    def fault(self, table: pa.Table) -> str | None:
-        """What is wrong with the rows of one run, or None. Looks at those columns that `table` has."""
-        if not table.num_rows:
-            return None if self.may_be_empty else "the table has no rows"
-        for name in table.column_names:
-            if name in self.columns and name not in self.nullable and table[name].null_count:
-                return f"column '{name}' is empty in {table[name].null_count} of {table.num_rows} rows"
+    def fault(self, table: pa.Table, run: np.ndarray | int = 0) -> tuple[int, str] | None:
+        """The first row that breaks a rule, and what is wrong there; None if all is well.
+
+        Looks at those columns that `table` has. run: of each row, the number of the run it is of.
+        """
+        for name in {*table.column_names} & {*self.columns} - {*self.nullable}:
+            if table[name].null_count:
+                return pc.index(pc.is_null(table[name]), True).as_py(), f"column '{name}' is empty"
         for name, (least, most) in self.limits.items():
             if name not in table.column_names:
                 continue
@@ -66,16 +70,28 @@ class Schema:
             wrong = pc.less(table[name], least)
             if top is not None:
                 wrong = pc.or_(wrong, pc.greater(table[name], top))
-            if pc.any(wrong).as_py():
-                row = pc.index(wrong, True).as_py()
+            if (row := pc.index(wrong, True).as_py()) >= 0:
                 limit = f"{most} ({table[most][row]})" if isinstance(most, str) else most
                 accepted = f"{least} or more" if most is None else f"{least} to {limit}"
-                return f"column '{name}' is {table[name][row]} in row {row}, accepted: {accepted}"
-        if set(self.key) <= set(table.column_names):
-            distinct = table.select(self.key).group_by(list(self.key), use_threads=False).aggregate([]).num_rows
-            if distinct < table.num_rows:
-                return f"{table.num_rows - distinct} rows repeat the {', '.join(self.key)} of another row"
+                return row, f"column '{name}' is {table[name][row]}, accepted: {accepted}"
+        if {*self.key} <= {*table.column_names} and (row := _repeated(table, self.key, run)) is not None:
+            return row, f"a second row with the same {', '.join(self.key)}"
         return None
+
+
+def _repeated(table: pa.Table, key: tuple[str, ...], run: np.ndarray | int) -> int | None:
+    """A row whose key an earlier row of its run has. Rows are written in the order of their keys, which is fast."""
+    code = run + np.zeros(len(table), np.int64)
+    for name in key:
+        column = table[name].combine_chunks()
+        if pa.types.is_string(column.type):
+            column = column.dictionary_encode()
+        number = np.asarray(column.indices if pa.types.is_dictionary(column.type) else column)
+        code = code * (int(number.max(initial=0)) + 1) + number
+    if (code[1:] > code[:-1]).all():
+        return None
+    _, firsts = np.unique(code, return_index=True)
+    return None if len(firsts) == len(code) else int(np.setdiff1d(np.arange(len(code)), firsts)[0])
 
 
 _WHO = {"tokens": (1, None), "seed": (0, None)}
@@ -90,7 +106,7 @@ OUTCOMES = Schema(
         "valid": pa.int64(),  # of these derived step by step; null where steps cannot be checked
     },
     key=("step", "benchmark", "question_id"),
-    limits=_WHO | {"step": (0, INT32), "n": (1, INT32), "correct": (0, "n"), "valid": (0, "correct")},
+    limits=_WHO | {"step": (0, None), "n": (1, None), "correct": (0, "n"), "valid": (0, "correct")},
     nullable=("valid",),
 )
 GENERAL = Schema(
@@ -101,7 +117,7 @@ GENERAL = Schema(
 TRAINING = Schema(
     IDENTITY | {"step": pa.int64()} | dict.fromkeys(MEASUREMENTS, pa.float64()),
     key=("step",),
-    limits=_WHO | {"step": (1, INT32)},
+    limits=_WHO | {"step": (1, None)},
     nullable=tuple(MEASUREMENTS),
     may_be_empty=True,  # `base` does not train
 )
@@ -146,7 +162,15 @@ class Sample(TypedDict):
     stop_reason: str
 
 
-RUN, SUITE, SAMPLE = TypeAdapter(RunFile), TypeAdapter(SuiteFile), TypeAdapter(Sample)
+@with_config(_MORE)
+class DataFile(TypedDict):
+    """results/<scale>/data.json, what is known of the questions; it holds more."""
+
+    # benchmark -> k -> pass@k in percent of answers drawn from those of the training questions, unread
+    guess_floor: NotRequired[dict[str, dict[str, Annotated[float, Field(ge=0, le=100)]]]]
+
+
+RUN, SUITE, SAMPLE, DATA = (TypeAdapter(kind) for kind in (RunFile, SuiteFile, Sample, DataFile))
 RUN_KEYS = tuple(RunFile.__annotations__)
 
 

@@ -12,9 +12,11 @@ import io
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +31,7 @@ from excursions.results.schemas import MEASUREMENTS, RUN_KEYS, Schema
 from excursions.tree import run_folder, suites_with_results
 
 NAMES = pa.dictionary(pa.int32(), pa.string())  # how names are held: a study repeats each of them thousands of times
+COUNTS = ("step", "n", "correct", "valid")
 SCHEMAS = {"outcomes": schemas.OUTCOMES, "general": schemas.GENERAL, "training": schemas.TRAINING}
 KS = (1, 8, 32)
 # The benchmarks of all scales, and what they are for.
@@ -43,6 +46,32 @@ class Tables:
     outcomes: pd.DataFrame
     general: pd.DataFrame
     parameters: dict[str, int]  # suite -> parameters of its model, for multiples of Chinchilla-optimal
+    training: pd.DataFrame = field(default_factory=pd.DataFrame)  # the logs of all suites
+    # (easy or hard, k) -> pass@k in percent of guessing; without an entry answers are taken as impossible to guess
+    floors: dict[tuple[str, int], float] = field(default_factory=dict)
+
+
+class StoredTables(Tables):
+    """Those of a results tree, each read when it is first asked for: a notebook reads what its figures need."""
+
+    def __init__(self, root: Path, scale: str, folders: Sequence[Path], between: bool) -> None:
+        suites = dict.fromkeys(folder.parts[-4] for folder in folders)
+        parameters = {suite: load_suite(root, scale, suite)["parameters"] for suite in suites}
+        vars(self).update(
+            scale=scale, folders=folders, between=between, parameters=parameters, floors=_floors(root, scale)
+        )
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        return _load(self.folders, "outcomes", None, self.between)
+
+    @cached_property
+    def general(self) -> pd.DataFrame:
+        return _load(self.folders, "general")
+
+    @cached_property
+    def training(self) -> pd.DataFrame:
+        return _load(self.folders, "training", [*schemas.IDENTITY, "step", "reward", "entropy"])
 
 
 def write_run(
@@ -101,7 +130,7 @@ def load_outcomes(
 ) -> pd.DataFrame:
     """Outcomes of a suite: columns of schemas.OUTCOMES, one row per run, step, benchmark and question.
 
-    between: with the evaluations between the first and the last step. columns: read these alone; without them all.
+    between: with the evaluations between the first and the last step. columns: read these alone (of ends, `step` too).
     Names are categories and `valid` is a nullable integer. Rows are in the order of pretraining and of RECIPES.
     """
     return _load(run_folders(root, scale, suite), "outcomes", columns, between)
@@ -167,11 +196,11 @@ def tokens_of(root: Path | str, scale: str, suite: str, checkpoint: str) -> int:
 
 
 def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
-    """Outcomes, general benchmarks and parameter counts of all suites of a scale that have results.
+    """Outcomes, general benchmarks, logs (reward and entropy) and parameters of all suites of a scale with results.
 
     Only of the checkpoints, recipes and seeds that root/params.yaml names: a cell taken out of the study keeps its
     results on disk and leaves the figures. (A folder of results without params.yaml is taken whole.)
-    between: as for `load_outcomes`.
+    between: as for `load_outcomes`. A table is read when it is first asked for.
     """
     file, suites = Path(root) / "params.yaml", suites_with_results(root, scale)
     folders = [folder for suite in suites for folder in run_folders(root, scale, suite)]
@@ -179,8 +208,17 @@ def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
         study = params.load(file)
         cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(suite)}
         folders = [folder for folder in folders if folder in cells]
-    outcomes, general = _load(folders, "outcomes", None, between), _load(folders, "general")
-    return Tables(scale, outcomes, general, {suite: load_suite(root, scale, suite)["parameters"] for suite in suites})
+    return StoredTables(Path(root), scale, folders, between)
+
+
+def _floors(root: Path, scale: str) -> dict[tuple[str, int], float]:
+    """What guessing scores, from results/<scale>/data.json, which may not be there or not say it."""
+    file = root / "results" / scale / "data.json"
+    if not file.is_file():
+        return {}
+    remedy = f"Bring it back with `git checkout -- {file}`, or run `excursions data --scale {scale}`."
+    found = _read_json(file, schemas.DATA, remedy).get("guess_floor", {})
+    return {(ROLES.get(name, name), int(k)): value for name, by_k in found.items() for k, value in by_k.items()}
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -203,8 +241,10 @@ def _parquet(name: str, frame: pd.DataFrame, further: dict[str, pa.DataType] | N
         raise ValueError(f"{name}.parquet: missing {', '.join(missing)}; found: {', '.join(map(str, frame.columns))}.")
     frame = frame[list(columns)].sort_values(list(schema.key), kind="stable")
     table = pa.Table.from_pandas(frame, schema=pa.schema(list(columns.items())), preserve_index=False)
+    if not (table.num_rows or schema.may_be_empty):
+        raise ValueError(f"{name}.parquet: the table has no rows.")
     if fault := schema.fault(table):
-        raise ValueError(f"{name}.parquet: {fault}.")
+        raise ValueError(f"{name}.parquet: {fault[1]}.")
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(None), buffer, compression="zstd")
     return buffer.getvalue()
@@ -232,20 +272,42 @@ def _identity(folder: Path) -> dict[str, str | int]:
 def _load(
     folders: Sequence[Path], name: str, columns: Sequence[str] | None = None, between: bool = True
 ) -> pd.DataFrame:
-    """One table of all these runs."""
-    read = []
-    for folder in folders:
-        table = _read(folder / f"{name}.parquet", SCHEMAS[name], columns)
-        if not between:
-            table = table.filter(pc.or_(pc.equal(table["step"], 0), pc.equal(table["step"], pc.max(table["step"]))))
-        read.append((folder, table))
-    _check_tokens(read)
+    """One table of all these runs, checked as a whole: a study has thousands of files."""
+    schema = SCHEMAS[name]
+    read = [(folder, _read(folder / f"{name}.parquet", schema, columns, between)) for folder in folders]
     read.sort(key=lambda pair: _place(*pair))
+    _check_tokens(read)
     whole = pa.concat_tables([table for _, table in read], promote_options="default").unify_dictionaries()
+    _check(whole, [folder / f"{name}.parquet" for folder, _ in read], [len(table) for _, table in read], schema)
     frame = whole.to_pandas()
     if "valid" in frame:  # empty where steps cannot be checked, and an integer still
         frame["valid"] = whole["valid"].to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
     return frame
+
+
+def _check(whole: pa.Table, files: Sequence[Path], lengths: Sequence[int], schema: Schema) -> None:
+    """Raises UserError naming the first file whose rows break a rule, or are of another run than its folder."""
+    if not schema.may_be_empty and 0 in lengths:
+        raise _damaged(files[lengths.index(0)], "the table has no rows")
+    run = np.repeat(np.arange(len(files)), lengths)
+    fault = schema.fault(whole, run)
+    expected = pd.DataFrame([_identity(file.parent) for file in files])
+    for column in (column for column in expected if not fault and column in whole.column_names):
+        values = whole[column].combine_chunks()
+        if pa.types.is_dictionary(values.type):
+            place = {name: number for number, name in enumerate(values.dictionary.to_pylist())}
+            wrong = values.indices.to_numpy() != expected[column].map(place).fillna(-1).to_numpy()[run]
+        else:
+            wrong = values.to_numpy() != expected[column].to_numpy()[run]
+        if wrong.any():
+            row = int(wrong.argmax())
+            folder = f"but the folder is of {expected[column][run[row]]!r}"
+            fault = row, f"column '{column}' holds {values[row].as_py()!r}, {folder}"
+    if fault:
+        row, what = fault
+        names = {name: whole[name][row].as_py() for name in schema.key if name in whole.column_names}
+        where = ", ".join(f"{name} {value}" for name, value in names.items())
+        raise _damaged(files[run[row]], f"{what} ({where})")
 
 
 def _place(folder: Path, table: pa.Table) -> tuple:
@@ -270,38 +332,34 @@ def _check_tokens(read: Sequence[tuple[Path, pa.Table]]) -> None:
             )
 
 
-def _read(file: Path, schema: Schema, columns: Sequence[str] | None) -> pa.Table:
-    """One table of one run, checked against the contract; names as dictionaries, integers as small as they can be."""
+def _read(file: Path, schema: Schema, columns: Sequence[str] | None, between: bool) -> pa.Table:
+    """One table of one run with the columns and types of the contract; names as dictionaries, counts half as wide."""
     names = [name for name, kind in schema.columns.items() if kind == pa.string()]
     try:
         opened = pq.ParquetFile(file, read_dictionary=names)
         found = opened.schema_arrow.names
         if missing := [name for name in schema.columns if name not in found]:
             raise _damaged(file, f"column '{missing[0]}' is missing; found: {', '.join(found)}")
-        table = opened.read(columns, use_threads=False)
+        wanted = columns if between or columns is None else [*dict.fromkeys([*columns, "step"])]
+        table = opened.read(wanted, use_threads=False)
     except FileNotFoundError:
         raise _damaged(file, "the file is missing") from None
     except (pa.ArrowException, OSError) as error:
         raise _damaged(file, f"not readable as parquet ({str(error).splitlines()[0]})") from None
-    for place, column in enumerate(table.column_names):
-        kind, values = schema.columns.get(column, pa.float64()), table[column]
+    if not between:
+        step = table["step"]
+        table = table.filter(pc.or_(pc.equal(step, 0), pc.equal(step, pc.max(step))))
+    whole = []
+    for column, values in zip(table.column_names, table.itercolumns(), strict=True):
+        kind = schema.columns.get(column, pa.float64())
         try:
-            if kind != pa.string():
-                table = table.set_column(place, column, values.cast(kind))
-            elif values.type != NAMES:
-                table = table.set_column(place, column, values.cast(kind).dictionary_encode())
+            values = values if values.type in (kind, NAMES) else values.cast(kind)
         except pa.ArrowException:
             raise _damaged(file, f"column '{column}' is {values.type}, expected {kind}") from None
-    if fault := schema.fault(table):
-        raise _damaged(file, fault)
-    for place, column in enumerate(table.column_names):
-        if column in ("step", "n", "correct", "valid"):
-            table = table.set_column(place, column, table[column].cast(pa.int32()))
-    for column, expected in _identity(file.parent).items():
-        found = table[column].unique().to_pylist() if column in table.column_names else []
-        if found not in ([], [expected]):
-            raise _damaged(file, f"column '{column}' holds {found}, but the folder is of {expected!r}")
-    return table
+        if values.type == pa.string():
+            values = values.dictionary_encode()
+        whole.append(values.cast(pa.int32()) if column in COUNTS else values)
+    return pa.table(whole, names=table.column_names)
 
 
 def _read_json(file: Path, kind: TypeAdapter, remedy: str = "") -> dict:

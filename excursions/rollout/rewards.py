@@ -33,12 +33,13 @@ def grade_completions(
     return texts_pg, grades_pg
 
 
-def reward_metrics(texts_pg: list[list[str]]) -> dict[str, float]:
-    """Shares of the completions that mark no final answer, and of those without any text."""
+def reward_metrics(texts_pg: list[list[str]], total: int) -> dict[str, float]:
+    """Shares of `total` completions that mark no final answer, and that have no text: of those that are given here, so
+    that the sum over several processes is the share of all."""
     texts = [text for group in texts_pg for text in group]
     return {
-        "completions/unmarked_ratio": sum(grade.extract_answer(text) is None for text in texts) / len(texts),
-        "completions/empty_ratio": sum(not text.strip() for text in texts) / len(texts),
+        "completions/unmarked_ratio": sum(grade.extract_answer(text) is None for text in texts) / total,
+        "completions/empty_ratio": sum(not text.strip() for text in texts) / total,
     }
 
 

@@ -40,6 +40,8 @@ class Completion:
 class Sampler(Protocol):
     """What the recipes and the evaluation need from an engine."""
 
+    context: int  # tokens of a prompt and its completion together
+
     def generate(
         self,
         prompts: list[list[int]],

@@ -195,8 +195,9 @@ class TransformersEngine:
     def _rows_of(self, cache: Cache, row_b: Tensor, room: int) -> Cache:
         """A cache whose row b is row row_b[b] of another, with room for so many tokens."""
         if not self.plain:
-            if cache.get_seq_length():
-                cache.batch_select_indices(row_b)
+            if not cache.get_seq_length():
+                return DynamicCache(config=self.model.config)
+            cache.batch_select_indices(row_b)
             return cache
         return Cache(layers=[_Buffer(layer, row_b, room) for layer in cache.layers])
 

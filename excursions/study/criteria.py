@@ -7,14 +7,13 @@ of the benchmarks (`easy_mixture`, `hard_mixture`) were fitted to the same crite
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from excursions.data.checks import guess_floor
 from excursions.data.loading import load_questions
 from excursions.data.source import open_source
 from excursions.evaluation.outcomes import make_exam, measure_general, measure_outcomes
@@ -79,12 +78,6 @@ def guess_rows(scale: Scale) -> list[tuple]:
         share = 100 * wanted.count(commonest) / len(wanted)
         rows.append((f"{benchmark}: the commonest answer", f"at most {COMMONEST}", f"{share:.2f}", share <= COMMONEST))
     return rows
-
-
-def guess_floor(said: Sequence[str], wanted: Sequence[str], k: int) -> float:
-    """Mean pass@k, 0 to 1, of drawing k answers from `said` for each question, whose answers are `wanted`."""
-    shares = Counter(said)
-    return float(np.mean([1 - (1 - shares[answer] / len(said)) ** k for answer in wanted]))
 
 
 def base_rows(few: pd.DataFrame) -> list[tuple]:

@@ -77,7 +77,7 @@ def compare(run: Run, scale: Scale, root: Path) -> tuple[str | None, float]:
     model, tokenizer = start_model(run, scale, root, processes)
     with closing(start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
         job = Job(run, scale, root, model, tokenizer, engine, processes)
-        rows, _ = measure(job, make_exam(scale, "test", QUESTIONS, job.shots))
+        rows, _ = measure(job, make_exam(scale, job.split, QUESTIONS, job.shots))
         largest = 0.0
         before = outcomes[outcomes["step"] == 0].set_index(["benchmark", "question_id"])
         again = pd.DataFrame(rows).set_index(["benchmark", "question_id"])

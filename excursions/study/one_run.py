@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterable
 from contextlib import closing, nullcontext
@@ -24,7 +25,7 @@ from excursions.evaluation.outcomes import Exam, make_exam, measure_general, mea
 from excursions.files import locked, read_json, write_json
 from excursions.models.model import load_model, load_weights, model_digest, one_thread, save_model, save_weights
 from excursions.models.processes import Processes
-from excursions.params import Scale
+from excursions.params import Scale, UserError
 from excursions.progress import Progress
 from excursions.recipes import PARENTS, RECIPES
 from excursions.results import tables
@@ -55,9 +56,15 @@ class Job:
         """Worked examples in its prompts: a base checkpoint does not know the answer's form (paper, section 2)."""
         return self.scale.evaluate.shots if RECIPES[self.run.recipe].make is None else 0
 
+    @property
+    def split(self) -> str:
+        """The questions that are asked: those of the test, but where settings are chosen."""
+        return self.scale.evaluate.split or "test"
+
     def training(self) -> Training:
         run = self.run
-        return training(run.recipe, self.model, self.tokenizer, self.engine, self.scale, run.seed, self.processes)
+        scale = self.scale.of(run.recipe)
+        return training(run.recipe, self.model, self.tokenizer, self.engine, scale, run.seed, self.processes)
 
     def progress(self, what: str, total: int, done: int = 0) -> Progress:
         return Progress(f"{self.run.name} {what}", total, done, quiet=not self.processes.is_main)
@@ -150,8 +157,8 @@ def _train(job: Job) -> dict:
     else:
         state = {"fingerprint": wanted, "step": -1, "log": [], "outcomes": [], "samples": [], "seconds": 0.0}
     before = state["seconds"]
-    whole = make_exam(scale, "test", scale.questions.test, job.shots)
-    short = make_exam(scale, "test", scale.evaluate.questions_between, job.shots)
+    whole = make_exam(scale, job.split, getattr(scale.questions, job.split), job.shots)
+    short = make_exam(scale, job.split, scale.evaluate.questions_between, job.shots)
     points = scale.evaluate.between + 1
     between = {round(work.steps * i / points) for i in range(1, points)}
     progress = job.progress("training", work.steps, max(0, state["step"]))
@@ -159,6 +166,7 @@ def _train(job: Job) -> dict:
     for step in range(state["step"] + 1, work.steps + 1):
         if step > 0:
             metrics = work.update(step)
+            check_finite(metrics, run, step)
             state["log"].append({"step": step, **metrics})
             progress.step(**{name: metrics[name] for name in ("reward", "sft_loss") if name in metrics})
         if step in (0, work.steps) or step in between:
@@ -174,6 +182,16 @@ def _train(job: Job) -> dict:
         _save_trained(job)
     state["seconds"] = before
     return state
+
+
+def check_finite(metrics: dict[str, float], run: Run, step: int) -> None:
+    """Raises UserError if the training has diverged; the states saved before stay."""
+    for name, value in metrics.items():
+        if name in ("loss", "grad_norm", "sft_loss", "sft_grad_norm", "entropy") and not math.isfinite(value):
+            raise UserError(
+                f"{run.name} diverged: step {step} has {name} {value}. The last saved state before it is kept; lower "
+                f"the learning rate of {' and '.join(RECIPES[run.recipe].blocks)} in params.yaml."
+            )
 
 
 def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:

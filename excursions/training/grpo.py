@@ -223,7 +223,7 @@ def rl_gradients(
         "clip_ratio/region_mean": totals["clip_ratio/region_mean"],
         "num_tokens": prompt_tokens + tokens,
         "sampling/sampling_logp_difference/mean": gap.mean().item(),
-        "sampling/sampling_logp_difference/max": gap.max().item() if len(gap) else math.nan,
+        "sampling/sampling_logp_difference/max": gap.max().item(),
     }
     return metrics | ({"kl": totals["kl"]} if kl else {})
 

@@ -36,7 +36,7 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
     params = scale.rl
     questions = load_questions(scale).train
     prompts = [prompt_ids(tokenizer, q.text, (), scale.questions) for q in questions]
-    check_lengths(prompts, params.max_new_tokens, model.config.max_position_embeddings, "rl.max_new_tokens")
+    check_lengths(prompts, params.max_new_tokens, engine.context, "rl.max_new_tokens")
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
     reference = copy.deepcopy(processes.plain(model)) if params.kl else None
 
@@ -61,6 +61,7 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
                 for i, completions, grades in zip(own, found, grades_pg, strict=True)
             ]
         )
+        shares = processes.sum(reward_metrics(texts_pg, len(chosen) * params.rollouts))
         graded = time.perf_counter()
         model.train()
         first_pass: dict | None = {} if params.inner_steps > 1 else None
@@ -79,14 +80,17 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
             metrics["grad_norm"] = step_optimizer(model, optimizer, params.max_grad_norm)
         model.eval()
         done = time.perf_counter()
-        metrics |= reward_metrics(processes.join(texts_pg))
-        return metrics | {
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "step_time": done - started,
-            "share_rollout": (sampled - started) / (done - started),
-            "share_grading": (graded - sampled) / (done - started),
-            "share_training": (done - graded) / (done - started),
-        }
+        return (
+            metrics
+            | shares
+            | {
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "step_time": done - started,
+                "share_rollout": (sampled - started) / (done - started),
+                "share_grading": (graded - sampled) / (done - started),
+                "share_training": (done - graded) / (done - started),
+            }
+        )
 
     return update, optimizer
 

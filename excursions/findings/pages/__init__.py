@@ -6,6 +6,7 @@ A page needs no network and no server. Its links are relative, so that it works 
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,6 +55,12 @@ def answer(found: list[dict]) -> list[str]:
         f"“{first['claim'].rstrip('.')}”: {first['verdict']} here{measured}.",
         f"{of} of the paper that {'is' if len(found) == 1 else 'are'} tested on this page: {counted}.",
     ]
+
+
+def claims_of(root: Path, scale: str, name: str) -> list[dict]:
+    """The claims that the notebook of a page has written; none if it has not, or has none."""
+    file = claims.claims_file(root, scale, name)
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
 
 @functools.cache

@@ -10,6 +10,7 @@ is paired.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ GAIN_SUITES = {  # setup in the figure's tag -> (our suite, billions of paramete
 }
 
 
+@functools.cache
 def raw(name: str) -> pd.DataFrame:
     """One file as it is: curves, dynamics, seeds, rl_runs, general, rollouts or shots (columns:
     README.md).
@@ -80,10 +82,10 @@ def pass_at_k() -> pd.DataFrame:
     )
     early_rl = (table["recipe"] == "rl") & (table["role"] == "easy") & (table["tokens_b"] <= EARLY_B)
     table.loc[early_rl, "note"] = "early points of rl are the best of 4 seeds"
-    half = _half_width(table["value_percent"], table["benchmark"].map(QUESTIONS), table["abs_error_pp"])
+    half = half_width(table["value_percent"], table["benchmark"].map(QUESTIONS), table["abs_error_pp"])
     columns = ["role", "benchmark", "k", "recipe", "checkpoint", "tokens_b", "chinchilla"]
     columns += ["estimate", "half_width", "ci_low", "ci_high", "figure", "note"]
-    return _finish(table, half)[columns].sort_values(["role", "k", "recipe", "tokens_b"], ignore_index=True)
+    return finish(table, half)[columns].sort_values(["role", "k", "recipe", "tokens_b"], ignore_index=True)
 
 
 def general() -> pd.DataFrame:
@@ -106,10 +108,10 @@ def general() -> pd.DataFrame:
         name: len(parts) ** 2 / sum(1 / (500 if part == "openbookqa" else 1000) for part in parts)
         for name, parts in members.items()
     }
-    half = _half_width(table["value_percent"], table["benchmark"].map(items), table["abs_error_pp"])
+    half = half_width(table["value_percent"], table["benchmark"].map(items), table["abs_error_pp"])
     columns = ["benchmark", "recipe", "checkpoint", "tokens_b", "chinchilla"]
     columns += ["estimate", "half_width", "ci_low", "ci_high", "figure"]
-    return _finish(table, half)[columns].sort_values(["benchmark", "recipe", "tokens_b"], ignore_index=True)
+    return finish(table, half)[columns].sort_values(["benchmark", "recipe", "tokens_b"], ignore_index=True)
 
 
 def hard_gains() -> pd.DataFrame:
@@ -164,11 +166,11 @@ def seeds() -> pd.DataFrame:
     names = {"pretrain_tokens_b": "tokens_b", "value_percent": "estimate", "abs_error_pp": "error"}
     table = raw("seeds").rename(columns=names)
     trials = pd.Series(QUESTIONS["gsm8k"], index=table.index)
-    table["half_width"] = _half_width(table["estimate"], trials, table["error"])
+    table["half_width"] = half_width(table["estimate"], trials, table["error"])
     return table[["tokens_b", "seed_kind", "rl_step", "metric", "estimate", "half_width", "error"]]
 
 
-def _half_width(percent: pd.Series, trials: pd.Series, error_pp: pd.Series) -> pd.Series:
+def half_width(percent: pd.Series, trials: pd.Series, error_pp: pd.Series) -> pd.Series:
     """Half of a 95% interval, in points: binomial for so many trials, with the error of reading added in
     squares.
     """
@@ -176,7 +178,8 @@ def _half_width(percent: pd.Series, trials: pd.Series, error_pp: pd.Series) -> p
     return np.hypot(100 * NORMAL_95 * np.sqrt(share * (1 - share) / trials), error_pp)
 
 
-def _finish(table: pd.DataFrame, half_width: pd.Series) -> pd.DataFrame:
+def finish(table: pd.DataFrame, half_width: pd.Series) -> pd.DataFrame:
+    """A table of tokens_b and value_percent with checkpoint, chinchilla, estimate and its interval."""
     percent = 100 * table["tokens_b"] / TOTAL_TOKENS_B
     return table.assign(
         checkpoint="p" + percent.astype(int).astype(str).str.zfill(2),
