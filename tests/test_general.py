@@ -18,6 +18,7 @@ from excursions.data.general import BENCHMARKS, HARNESS_TASKS, GeneralTasks, hub
 from excursions.data.nano.benchmarks import make_items
 from excursions.data.nano.tokenizer import build_tokenizer
 from excursions.data.nano.world import World, words
+from excursions.evaluation import general
 from excursions.evaluation.general import check_tasks, evaluate_general, load_tasks
 from excursions.params import UserError
 from excursions.training.sft import Example, completion_loss
@@ -68,6 +69,14 @@ def by_hand(model, tokenizer, item: dict) -> bool:
     return scores.index(max(scores)) == item["gold"]
 
 
+def by_benchmark(rows: list[dict]) -> dict[str, list[int]]:
+    """Benchmark -> whether each item is right, in the order of the items."""
+    found = {}
+    for row in rows:
+        found.setdefault(row["benchmark"], []).append(row["correct"])
+    return found
+
+
 def teach(model, tokenizer, texts: list[str]) -> None:
     """Teaches the model the last words of some texts by heart, so that its answers are not chance."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -88,11 +97,33 @@ def test_harness_agrees_with_a_plain_computation(model, tokenizer):
     ]
     teach(model, tokenizer, texts)
     rows = evaluate_general(model, tokenizer, nano_tasks(0, ITEMS, 3), batch_size=32)
-    assert [row["benchmark"] for row in rows] == list(BENCHMARKS)
-    for row in rows:
-        right = sum(by_hand(model, tokenizer, item) for item in items[row["benchmark"]])
-        assert row == {"benchmark": row["benchmark"], "n": ITEMS, "correct": right}
-    assert sum(row["correct"] for row in rows) > 0.45 * len(rows) * ITEMS  # it has learned; chance is 0.25
+    assert list(by_benchmark(rows)) == list(BENCHMARKS)
+    for name, correct in by_benchmark(rows).items():
+        assert correct == [by_hand(model, tokenizer, item) for item in items[name]]
+    assert sum(row["correct"] for row in rows) > 0.45 * len(rows)  # it has learned; chance is 0.25
+
+
+def test_a_context_is_computed_once_for_all_its_choices(model, tokenizer, monkeypatch):
+    """And with it the answers are those of the harness's own passes, one a choice."""
+    tasks, contexts = nano_tasks(0, ITEMS, 3), []
+    inner = general.log_likelihoods
+
+    def counted(model, prompts, completions):
+        contexts.extend(map(tuple, prompts))
+        return inner(model, prompts, completions)
+
+    monkeypatch.setattr(general, "log_likelihoods", counted)
+    rows = evaluate_general(model, tokenizer, tasks, batch_size=32)
+    assert len(contexts) == len(set(contexts)) <= len(BENCHMARKS) * ITEMS
+    monkeypatch.setattr(model, "_supports_attention_backend", False)
+    assert evaluate_general(model, tokenizer, tasks, batch_size=32) == rows
+
+
+def test_long_contexts_lose_their_beginning(model):
+    context, continuation = list(range(3, 40)), [5, 6, 7]
+    (cut,) = general.answers(model, [[context, continuation]], max_length=20, batch_size=4)
+    assert [cut] == general.answers(model, [[context[-18:], continuation]], max_length=20, batch_size=4)
+    assert [cut] != general.answers(model, [[context[-17:], continuation]], max_length=20, batch_size=4)
 
 
 def test_is_repeatable_quiet_and_leaves_everything_as_it_was(model, tokenizer, monkeypatch):
@@ -141,8 +172,8 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
     )
     source = GeneralTasks({"piqa": "local_piqa"}, folder=tmp_path, limit=3)
-    (row,) = evaluate_general(model, tokenizer, source, batch_size=4)
-    assert row["benchmark"] == "piqa" and row["n"] == 3 and row["correct"] in (0, 3)
+    correct = by_benchmark(evaluate_general(model, tokenizer, source, batch_size=4))
+    assert correct in ({"piqa": [0, 0, 0]}, {"piqa": [1, 1, 1]})
 
 
 @pytest.fixture(scope="module")
@@ -258,13 +289,12 @@ def ranked(model, tokenizer, item: dict) -> bool:
 def test_real_benchmarks_are_scored_as_by_hand(hub_rows, copies, english):
     model, tokenizer = english
     rows = evaluate_general(model, tokenizer, hub_tasks(20, copies), batch_size=16)
-    assert [row["benchmark"] for row in rows] == list(BENCHMARKS)
-    for row, (task, of_it) in zip(rows, hub_rows.items(), strict=True):
-        right = [ranked(model, tokenizer, asked(task, each)) for each in of_it[:20]]
-        assert (row["n"], row["correct"]) == (20, sum(right)), task
-    assert 5 <= rows[0]["correct"] < 20  # eight of LAMBADA's words were taught; untaught, none would be right
+    assert list(by_benchmark(rows)) == list(BENCHMARKS)
+    for correct, (task, of_it) in zip(by_benchmark(rows).values(), hub_rows.items(), strict=True):
+        assert correct == [ranked(model, tokenizer, asked(task, each)) for each in of_it[:20]], task
+    assert 5 <= sum(by_benchmark(rows)["lambada"]) < 20  # eight words were taught; untaught, none would be right
     whole = evaluate_general(model, tokenizer, hub_tasks(0, copies), batch_size=64)
-    assert [row["n"] for row in whole] == [len(of_it) for of_it in hub_rows.values()]
+    assert [*map(len, by_benchmark(whole).values())] == [len(of_it) for of_it in hub_rows.values()]
 
 
 def test_a_fault_of_a_copy_is_named(copies):

@@ -38,7 +38,7 @@ def rows(file: Path) -> list[dict]:
         ("#### 12 + 5", "12 + 5"),  # what is marked is read whole, never a prefix of it
         ("#### 17 , 18 , 19", "17 , 18 , 19"),
         ("#### 12 , 7", "12 , 7"),
-        ("#### 17 . #### 12 + 5 = 17 .", "12 + 5 = 17 ."),
+        ("#### 17 . #### 12 + 5 = 17 .", "12 + 5 = 17"),
         ("#### Step 1: add the numbers of both days\n5 + 6 = 11\n#### 11", "11"),
         ("#### 17\n#### 18", "18"),
         ("#### Step 1: Find total cost\n5 + 12 = 17\n#### 17", "17"),

@@ -88,6 +88,13 @@ def test_loss_is_that_of_transformers(suite):
     )
 
 
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="pretrain.compile is true.*'no-such-compiler'.*compile: false"):
+        module.loss_function(True)
+    assert module.loss_function(False) is next_token_loss
+
+
 def test_learning_rate_warms_up_and_ends_at_its_ratio(smoke):
     params = replace(smoke.pretrain, warmup_steps=10, learning_rate=1.0, final_learning_rate_ratio=0.1)
     given = (100, params.learning_rate, params.warmup_steps, params.final_learning_rate_ratio)

@@ -79,11 +79,12 @@ def test_one_prompt_of_each_kind_is_shown_at_its_ends(questions):
     shown = describe_prompts(letters(True), QuestionSet((), (), (asked,), tuple(EXAMPLES)), questions, 8)
     lines = shown.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == [
-        "easy, 0-shot, plain, with BOS: 30 tokens",
-        "easy, 1-shot, plain, with BOS: 73 tokens",
+        "easy, 0-shot, plain, with BOS: 23 tokens",
+        "easy, 1-shot, plain, with BOS: 65 tokens",
         "easy, a gold solution after it: 19 tokens",
     ]
-    assert lines[1].startswith("  0:'<bos>' ") and "... 6 more ..." in lines[1] and lines[1].endswith("':'")
+    assert lines[1].startswith("  0:'<bos>' ") and "more" not in lines[1] and lines[1].endswith("':'")
+    assert "... 41 more ..." in lines[3]
     assert lines[5].endswith("1:'<eos>'")
 
 

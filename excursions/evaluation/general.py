@@ -22,6 +22,7 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from excursions.data.general import HARNESS_TASKS, GeneralTasks
+from excursions.models.scoring import log_likelihoods
 from excursions.params import UserError
 
 
@@ -43,6 +44,12 @@ def evaluate_general(
             for task in loaded["tasks"].values():
                 task.set_config(key="num_fewshot", value=0)
             harness_model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+            if model._supports_attention_backend:  # else the harness's own passes, one a choice
+
+                def answer(requests: list, **_) -> list[tuple[float, bool]]:
+                    return answers(model, [ids for _, *ids in requests], harness_model.max_length, batch_size)
+
+                harness_model._loglikelihood_tokens = answer
             found = evaluate(harness_model, loaded, limit=source.limit, bootstrap_iters=0, log_samples=True)
     finally:
         model.train(was_training)
@@ -52,6 +59,34 @@ def evaluate_general(
         for name, task in source.tasks.items()
         for item in found["samples"][task]
     ]
+
+
+def answers(
+    model: torch.nn.Module, asked: list[list[list[int]]], max_length: int, batch_size: int
+) -> list[tuple[float, bool]]:
+    """(context, continuation) in token ids -> log-likelihood of the continuation, and whether it is the greedy one.
+
+    A context goes through the model once for all its continuations, about `batch_size` of them in a pass; one that is
+    too long loses its beginning, as in the harness.
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    for i, (context, continuation) in enumerate(asked):
+        places.setdefault(tuple(context[-(max_length + 1 - len(continuation)) :]), []).append(i)
+    batches, rows = [[]], 0
+    for context in sorted(places, key=len):  # of like length: little padding
+        if rows >= batch_size:
+            batches.append([])
+            rows = 0
+        batches[-1].append(context)
+        rows += len(places[context])
+    found: list[tuple[float, bool]] = [(0.0, False)] * len(asked)
+    for batch in filter(None, batches):
+        continuations = [[asked[i][1] for i in places[context]] for context in batch]
+        of_batch = log_likelihoods(model, [list(context) for context in batch], continuations)
+        for context, of_context in zip(batch, of_batch, strict=True):
+            for i, answer in zip(places[context], of_context, strict=True):
+                found[i] = answer
+    return found
 
 
 def check_tasks(source: GeneralTasks) -> None:

@@ -41,7 +41,7 @@ _STEP = re.compile(
     r"\W{0,3}(?:\d{1,3}[.):] [A-Za-z]"
     r"|(?i:step|part|case|question|problem|method|solution|example|day|stage) ?\d{1,3} ?(?![\d.,]))"
 )
-_SENTENCE_END = re.compile(r" [.!?] |(?<=[^\s.])[.!?] (?=[A-Z])")
+_SENTENCE_END = re.compile(r" [.!?](?: |$)|(?<=[^\s.])[.!?] (?=[A-Z])")
 _STATED = re.compile(r"\banswer\b[^\n.:=$]{0,40}?(?:\bis\b|[:=])[\s:*]{0,20}", re.IGNORECASE)
 _STATED_END = re.compile(r"\n|[.!?](?:\s|$)|\*\*")
 _CHOICE = re.compile(r"\(?([A-J])\)?(?:[.,:;)]\s|$)")
@@ -111,13 +111,15 @@ def _boxed(text: str) -> _Found:
 
 
 def _hashed(text: str) -> _Found:
-    """What follows each `####` up to the sentence's end, but for headings."""
+    """What follows each `####` up to the sentence's end, but for headings and steps ("2. Add them")."""
     found = []
     if "####" not in text:
         return found
     end = len(text.rstrip())
     for match in _HASHES.finditer(text):
         answer = match.group(1)[:LONGEST_ANSWER]
+        if _STEP.match(answer):
+            continue
         ended = _SENTENCE_END.search(answer)
         answer = (answer[: ended.start()] if ended else answer).strip()
         if answer and not _is_heading(answer, last=match.end() >= end):
@@ -126,11 +128,9 @@ def _hashed(text: str) -> _Found:
 
 
 def _is_heading(line: str, last: bool) -> bool:
-    """Whether a marked line heads what comes after it: "Step 1: Find the cost", "2. Add them", "Conclusion"."""
+    """Whether a marked line heads what comes after it: "Find the cost:", "Conclusion"."""
     if line.isdigit():
         return False
-    if _STEP.match(line):
-        return True
     if read_number(line) is not None or not unwrapped(line)[:1].isalpha():
         return False
     return len(line.split()) > 5 or line.endswith(":") or ": " in line or (not last and not re.search(r"[\d\\=]", line))

@@ -23,7 +23,7 @@ from pathlib import Path
 from excursions.params import UserError
 
 WALL_LIMIT_FACTOR = 20  # times the time limit, by the clock, for a process that is stuck without computing
-START_LIMIT = 120.0  # seconds by the clock; importing sympy takes one or two
+START_LIMIT = 600.0  # seconds by the clock; importing sympy takes one or two, over a hundred on a crowded machine
 MEMORY_LIMIT = 2 << 30  # bytes of data of the process
 
 

@@ -42,18 +42,10 @@ def completion_logprobs(
     """
     packed = pack(prompts, completions, next(model.parameters()).device)
     if _is_lean(model):
-        lean = Olmo2(model, vocab_size)
-        repeats = lean.heads // lean.kv_heads
-
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if repeats > 1:
-                k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
-            return _Attention.apply(q, k, v, packed)
-
-        x = lean.hidden(packed.ids_n, packed.position_n, attend)
-        logp_m, entropy_m = _Score.apply(x[packed.source_m], lean.head, packed.target_m, temperature)
+        x, head = _lean_states(model, packed, vocab_size)
+        logp_m, entropy_m = _Score.apply(x, head, packed.target_m, temperature)
     else:
-        logits_mv = _packed_logits(model, packed)[:, :vocab_size]
+        logits_mv = _transformers_logits(model, packed)[:, :vocab_size]
         logp_mv = torch.log_softmax(logits_mv.float() / temperature, -1)
         logp_m = logp_mv.gather(1, packed.target_m[:, None]).squeeze(1)
         with torch.no_grad():
@@ -62,6 +54,26 @@ def completion_logprobs(
     is_token_bt = torch.arange(int(length_b.max()), device=logp_m.device) < length_b[:, None]
     zero_bt = torch.zeros(is_token_bt.shape, device=logp_m.device)
     return *(zero_bt.masked_scatter(is_token_bt, z_m) for z_m in (logp_m, entropy_m)), is_token_bt.float()
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: nn.Module, prompts: list[list[int]], completions: list[list[list[int]]]
+) -> list[list[tuple[float, bool]]]:
+    """Of each completion its log-probability, and whether it is what greedy decoding would give: what multiple choice
+    and cloze benchmarks ask. Raises UserError as `completion_logprobs` does."""
+    packed = pack(prompts, completions, next(model.parameters()).device)
+    if _is_lean(model):
+        x, head = _lean_states(model, packed, None)
+        logits_mv = x @ head
+    else:
+        logits_mv = _transformers_logits(model, packed).float()
+    logp_m = logits_mv.log_softmax(-1).gather(1, packed.target_m[:, None]).squeeze(1)
+    lengths = [len(ids) for group in completions for ids in group]
+    sums = [logps.sum().item() for logps in logp_m.split(lengths)]
+    greedy = [same.all().item() for same in (logits_mv.argmax(-1) == packed.target_m).split(lengths)]
+    found = iter(zip(sums, greedy, strict=True))
+    return [[next(found) for _ in group] for group in completions]
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,19 @@ def _is_lean(model: nn.Module) -> bool:
     weight = next(model.parameters())
     plain = type(model) is Olmo2ForCausalLM and "forward" not in vars(model) and not unlike(model)
     return plain and weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+def _lean_states(model: Olmo2ForCausalLM, packed: Packed, vocab_size: int | None) -> tuple[Tensor, Tensor]:
+    """The hidden states (m, hidden) that predict the tokens asked, and the head (hidden, v), by the lean OLMo2."""
+    lean = Olmo2(model, vocab_size)
+    repeats = lean.heads // lean.kv_heads
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if repeats > 1:
+            k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
+        return _Attention.apply(q, k, v, packed)
+
+    return lean.hidden(packed.ids_n, packed.position_n, attend)[packed.source_m], lean.head
 
 
 class _Attention(torch.autograd.Function):
@@ -196,7 +221,7 @@ class _Score(torch.autograd.Function):
         return grad_mv @ head.t(), x.t() @ grad_mv, None, None
 
 
-def _packed_logits(model: nn.Module, packed: Packed) -> Tensor:
+def _transformers_logits(model: nn.Module, packed: Packed) -> Tensor:
     """Logits (m, v) by transformers' own forward pass, with our attention in its layers."""
     if model.is_gradient_checkpointing and model.training:
         raise UserError(

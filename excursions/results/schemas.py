@@ -9,7 +9,11 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,  # pydantic asks for these before Python 3.12
+)
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +28,7 @@ from pydantic import (
     ValidationError,
     with_config,
 )
-from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
+from typing_extensions import TypedDict
 
 IDENTITY = {
     "scale": pa.string(),
@@ -160,13 +164,13 @@ class Sample(TypedDict):
 
 @with_config(_MORE)
 class DataFile(TypedDict):
-    """data.json of a scale: what the check of its data counted; it may hold more."""
+    """results/<scale>/data.json, what is known of the questions; it holds more."""
 
-    guess_floor: dict[str, dict[str, NonNegativeFloat]]  # benchmark -> k -> pass@k in percent
+    # benchmark -> k -> pass@k in percent of answers drawn from those of the training questions, unread
+    guess_floor: NotRequired[dict[str, dict[str, Annotated[float, Field(ge=0, le=100)]]]]
 
 
-DATA = TypeAdapter(DataFile)
-RUN, SUITE, SAMPLE = TypeAdapter(RunFile), TypeAdapter(SuiteFile), TypeAdapter(Sample)
+RUN, SUITE, SAMPLE, DATA = (TypeAdapter(kind) for kind in (RunFile, SuiteFile, Sample, DataFile))
 RUN_KEYS = tuple(RunFile.__annotations__)
 
 

@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,29 @@ class Tables:
     training: pd.DataFrame = field(default_factory=pd.DataFrame)  # the logs of all suites
     # (easy or hard, k) -> pass@k in percent of guessing; without an entry answers are taken as impossible to guess
     floors: dict[tuple[str, int], float] = field(default_factory=dict)
+
+
+class StoredTables(Tables):
+    """Those of a results tree, each read when it is first asked for: a notebook reads what its figures need."""
+
+    def __init__(self, root: Path, scale: str, folders: Sequence[Path], between: bool) -> None:
+        suites = dict.fromkeys(folder.parts[-4] for folder in folders)
+        parameters = {suite: load_suite(root, scale, suite)["parameters"] for suite in suites}
+        vars(self).update(
+            scale=scale, folders=folders, between=between, parameters=parameters, floors=_floors(root, scale)
+        )
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        return _load(self.folders, "outcomes", None, self.between)
+
+    @cached_property
+    def general(self) -> pd.DataFrame:
+        return _load(self.folders, "general")
+
+    @cached_property
+    def training(self) -> pd.DataFrame:
+        return _load(self.folders, "training", [*schemas.IDENTITY, "step", "reward", "entropy"])
 
 
 def write_run(
@@ -172,11 +196,11 @@ def tokens_of(root: Path | str, scale: str, suite: str, checkpoint: str) -> int:
 
 
 def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
-    """Outcomes, general benchmarks and parameter counts of all suites of a scale that have results.
+    """Outcomes, general benchmarks, logs (reward and entropy) and parameters of all suites of a scale with results.
 
     Only of the checkpoints, recipes and seeds that root/params.yaml names: a cell taken out of the study keeps its
     results on disk and leaves the figures. (A folder of results without params.yaml is taken whole.)
-    between: as for `load_outcomes`.
+    between: as for `load_outcomes`. A table is read when it is first asked for.
     """
     file, suites = Path(root) / "params.yaml", suites_with_results(root, scale)
     folders = [folder for suite in suites for folder in run_folders(root, scale, suite)]
@@ -184,23 +208,17 @@ def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
         study = params.load(file)
         cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(suite)}
         folders = [folder for folder in folders if folder in cells]
-    return Tables(
-        scale,
-        _load(folders, "outcomes", None, between),
-        _load(folders, "general"),
-        {suite: load_suite(root, scale, suite)["parameters"] for suite in suites},
-        _load(folders, "training"),
-        load_floors(root, scale),
-    )
+    return StoredTables(Path(root), scale, folders, between)
 
 
-def load_floors(root: Path | str, scale: str) -> dict[tuple[str, int], float]:
-    """pass@k in percent of guessing, by benchmark and k, from data.json; empty where the data were never checked."""
-    file = Path(root) / "results" / scale / "data.json"
+def _floors(root: Path, scale: str) -> dict[tuple[str, int], float]:
+    """What guessing scores, from results/<scale>/data.json, which may not be there or not say it."""
+    file = root / "results" / scale / "data.json"
     if not file.is_file():
         return {}
-    floors = _read_json(file, schemas.DATA, f"Make it again with `excursions data --scale {scale}`.")["guess_floor"]
-    return {(benchmark, int(k)): value for benchmark, of_it in floors.items() for k, value in of_it.items()}
+    remedy = f"Bring it back with `git checkout -- {file}`, or run `excursions data --scale {scale}`."
+    found = _read_json(file, schemas.DATA, remedy).get("guess_floor", {})
+    return {(ROLES.get(name, name), int(k)): value for name, by_k in found.items() for k, value in by_k.items()}
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterable
 from contextlib import closing, nullcontext
@@ -24,7 +25,7 @@ from excursions.evaluation.outcomes import Exam, make_exam, measure_general, mea
 from excursions.files import locked, read_json, write_json
 from excursions.models.model import load_model, load_weights, model_digest, one_thread, save_model, save_weights
 from excursions.models.processes import Processes
-from excursions.params import Scale
+from excursions.params import Scale, UserError
 from excursions.progress import Progress
 from excursions.recipes import PARENTS, RECIPES
 from excursions.results import tables
@@ -62,7 +63,8 @@ class Job:
 
     def training(self) -> Training:
         run = self.run
-        return training(run.recipe, self.model, self.tokenizer, self.engine, self.scale, run.seed, self.processes)
+        scale = self.scale.of(run.recipe)
+        return training(run.recipe, self.model, self.tokenizer, self.engine, scale, run.seed, self.processes)
 
     def progress(self, what: str, total: int, done: int = 0) -> Progress:
         return Progress(f"{self.run.name} {what}", total, done, quiet=not self.processes.is_main)
@@ -164,6 +166,7 @@ def _train(job: Job) -> dict:
     for step in range(state["step"] + 1, work.steps + 1):
         if step > 0:
             metrics = work.update(step)
+            check_finite(metrics, run, step)
             state["log"].append({"step": step, **metrics})
             progress.step(**{name: metrics[name] for name in ("reward", "sft_loss") if name in metrics})
         if step in (0, work.steps) or step in between:
@@ -179,6 +182,16 @@ def _train(job: Job) -> dict:
         _save_trained(job)
     state["seconds"] = before
     return state
+
+
+def check_finite(metrics: dict[str, float], run: Run, step: int) -> None:
+    """Raises UserError if the training has diverged; the states saved before stay."""
+    for name, value in metrics.items():
+        if name in ("loss", "grad_norm", "sft_loss", "sft_grad_norm", "entropy") and not math.isfinite(value):
+            raise UserError(
+                f"{run.name} diverged: step {step} has {name} {value}. The last saved state before it is kept; lower "
+                f"the learning rate of {' and '.join(RECIPES[run.recipe].blocks)} in params.yaml."
+            )
 
 
 def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:
