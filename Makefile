@@ -32,9 +32,11 @@ real: .venv/.installed ## measure and train a real language model of 135M parame
 	$(PIP) install --quiet gguf==0.19.0
 	$(BIN)/python -m excursions.study.real
 
-lint: .venv/.installed ## check code and notebooks with ruff
+lint: .venv/.installed ## check code and notebooks: ruff, types, the import rule
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
 lab: .venv/.installed ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

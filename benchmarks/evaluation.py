@@ -31,7 +31,7 @@ CHECKPOINT = Path("checkpoints/nano/main/p88")
 
 def main() -> None:
     torch.set_num_threads(1)
-    scale = params.load(Path(__file__).parents[1] / "params.yaml").nano
+    scale = params.load(Path(__file__).parents[1] / "params.yaml").scale("nano")
     model, tokenizer = load_model(CHECKPOINT)
     few = replace(scale, evaluate=replace(scale.evaluate, general=ITEMS))
     tasks = open_source(few).general()

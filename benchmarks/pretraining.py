@@ -23,7 +23,7 @@ ROUNDS = 6
 
 def main() -> None:
     torch.set_num_threads(1)
-    scale = params.load(Path(__file__).parents[1] / "params.yaml").nano
+    scale = params.load(Path(__file__).parents[1] / "params.yaml").scale("nano")
     source = open_source(scale)
     tokenizer, stream = source.tokenizer(), source.stream()
     model = build_model(scale.model, tokenizer, seed=0)

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from excursions.params import RECIPES, SCALES, UserError
+from excursions import commands
+from excursions.params import RECIPES, UserError
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -38,15 +39,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="excursions", description="RL and SFT from checkpoints all along pretraining."
     )
-    commands = parser.add_subparsers(metavar="command", required=True)
+    subparsers = parser.add_subparsers(metavar="command", required=True)
 
     def command(function, suite: bool = True, scale: bool = True) -> argparse.ArgumentParser:
         about = function.__doc__.splitlines()[0]
-        added = commands.add_parser(function.__name__, help=about, description=about)
+        added = subparsers.add_parser(function.__name__, help=about, description=about)
         added.set_defaults(run=function)
         added.add_argument("--root", type=Path, default=Path("."), help="the project's folder (default: this folder)")
         if scale:
-            added.add_argument("--scale", default="nano", choices=SCALES, help="block of params.yaml (default: nano)")
+            added.add_argument("--scale", default="nano", help="block of params.yaml (default: nano)")
         if suite:
             added.add_argument("--suite", default="main", help="suite of checkpoints (default: main)")
         return added

@@ -26,7 +26,7 @@ def pretrain(args: argparse.Namespace) -> None:
     from excursions.models.launch import is_launched, leave, relaunch
     from excursions.study.pretraining import pretrain_suite
 
-    if args.suite in _study(args).suites:
+    if args.suite in _study(args).public_suites:
         raise UserError(f"'{args.suite}' is a public suite of params.yaml; give your own pretraining another --suite.")
     if args.processes < 1:
         raise UserError(f"--processes is {args.processes}; accepted: 1 or more.")
@@ -39,13 +39,15 @@ def pretrain(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Computes the runs that are not there yet."""
     from excursions.models.launch import leave
-    from excursions.models.suites import prepare_suite
+    from excursions.models.suites import lend_suite, prepare_suite
     from excursions.study.one_run import kept_models
     from excursions.study.pool import train_runs
 
     study, wanted = _study(args), _runs(args)
-    if args.suite in study.suites:
+    if args.suite in study.public_suites:
         prepare_suite(study, args.scale, args.suite, dict.fromkeys(run.checkpoint for run in wanted), args.root)
+    elif (of := study.checkpoint_suite(args.suite)) != args.suite:
+        lend_suite(args.root, args.scale, of, args.suite)
     keep = set(wanted) if args.keep_model else kept_models(wanted, study.keep_models)
     train_runs(wanted, _scale(args), args.root, keep)
     leave()
@@ -134,7 +136,7 @@ def plan(args: argparse.Namespace) -> None:
         memory_gb=args.gpu_memory,
         count=args.gpus,
     )
-    print("\n".join(describe_costs(runs, scale, args.root, machine, args.suite in study.suites, args.reduced)))
+    print("\n".join(describe_costs(runs, scale, args.root, machine, args.suite in study.public_suites, args.reduced)))
     try:
         print("\n".join(describe_plan(runs, scale, args.root)))
     except UserError as error:  # of checkpoints that are gone, which results are there for
@@ -223,7 +225,7 @@ def _study(args: argparse.Namespace) -> params.Study:
 
 
 def _scale(args: argparse.Namespace) -> params.Scale:
-    return _study(args).scale(args.scale)
+    return _study(args).scale(args.scale, getattr(args, "suite", "main"))
 
 
 def _runs(args: argparse.Namespace) -> list:
@@ -235,14 +237,15 @@ def _runs(args: argparse.Namespace) -> list:
     for name in args.recipe:
         params.one_of(name, RECIPES, "recipe")
     there = suite_checkpoints(study, args.scale, args.suite, args.root)
-    checkpoints = args.checkpoint or (there if args.suite in study.suites else study.checkpoints)
+    about = study.suites.get(args.suite, study)
+    checkpoints = args.checkpoint or list(about.checkpoints)
     where = "" if args.checkpoint else " (`checkpoints` of params.yaml, or else --checkpoint, names them)"
     for name in checkpoints:
         params.one_of(name, there, f"checkpoint of {args.scale}, suite {args.suite}{where}")
     return [
         Run(args.scale, args.suite, checkpoint, recipe, seed)
         for checkpoint in checkpoints
-        for recipe in args.recipe or study.recipes
+        for recipe in args.recipe or getattr(about, "recipes", study.recipes)
         for seed in args.seed or study.seeds_of(recipe, checkpoint, args.suite)
     ]
 
@@ -259,7 +262,7 @@ def _loaded(args: argparse.Namespace) -> tuple:
     if folder is None:
         there = suite_checkpoints(study, args.scale, args.suite, args.root)
         name = params.one_of(args.checkpoint or there[-1], there, f"checkpoint of {args.scale}, suite {args.suite}")
-        if args.suite in study.suites:
+        if args.suite in study.public_suites:
             folder = prepare_suite(study, args.scale, args.suite, [name], args.root)[name]
         else:
             folder = args.root / "checkpoints" / args.scale / args.suite / name

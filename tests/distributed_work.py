@@ -26,7 +26,7 @@ STEPS = 3
 
 
 def tiny_scale() -> params.Scale:
-    scale = params.load(ROOT / "params.yaml").smoke
+    scale = params.load(ROOT / "params.yaml").scale("smoke")
     return replace(
         scale,
         rl=replace(scale.rl, steps=STEPS, questions_per_step=3, rollouts=5, micro_batch=4, max_new_tokens=8),

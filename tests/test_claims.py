@@ -48,7 +48,10 @@ def study(world, tokens=TOKENS, seeds=(0, 1, 2), questions=100, samples=32, name
     for (checkpoint, _), (recipe, values), seed in cells:
         rng = np.random.default_rng(list(f"{suite}{checkpoint}{recipe}{seed}".encode()))
         *shares, accuracy = values(checkpoint, seed) if callable(values) else values
-        chance = [(np.arange(questions) < share * questions) * often for share, often in zip(*[iter(shares)] * 2)]
+        chance = [
+            (np.arange(questions) < share * questions) * often
+            for share, often in zip(shares[::2], shares[1::2], strict=True)
+        ]
         correct += [np.zeros(2 * questions, int), rng.binomial(samples, np.concatenate(chance))]
         solved = np.tile(np.arange(ITEMS) < accuracy / 100 * ITEMS, 6)
         right.append(solved ^ (rng.random(6 * ITEMS) < 0.01))

@@ -15,7 +15,7 @@ from excursions.training.recipes import training
 
 ROOT = Path(__file__).parents[1]
 STUDY = params.load(ROOT / "params.yaml")
-NANO = STUDY.nano
+NANO = STUDY.scale("nano")
 
 
 def test_every_run_of_the_study_is_there_and_current():

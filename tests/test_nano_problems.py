@@ -19,7 +19,7 @@ from excursions.data.questions import build_prompt, cut_completion, normalize
 from excursions.grading import grade
 from excursions.params import UserError
 
-SMOKE = params.load(Path(__file__).parents[1] / "params.yaml").smoke
+SMOKE = params.load(Path(__file__).parents[1] / "params.yaml").scale("smoke")
 TEXT = "tom has 12 pens . ann has 7 pens . tom buys 3 . ann gives 2 to tom . how many has each now ?"
 SOLUTION = "tom 12 + 3 = 15 . ann 7 - 2 = 5 . tom 15 + 2 = 17 . #### 17 , 5"
 

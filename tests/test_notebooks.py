@@ -29,7 +29,7 @@ def project(tmp_path_factory):
 
 
 def test_every_result_has_its_notebook():
-    assert {path.stem for path in NOTEBOOKS} == {*PIPELINE, "audit", "explore", "suite"}
+    assert {path.stem for path in NOTEBOOKS} == {*PIPELINE, "00_start_here", "audit", "explore", "suite"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

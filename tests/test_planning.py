@@ -48,7 +48,7 @@ def study():
 
 @pytest.fixture(scope="module")
 def nano(study):
-    return study.nano
+    return study.scale("nano")
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_memory_of_the_engines_is_bounded_as_planned():
 
 
 def test_fsdp_shards_the_states_and_nothing_else(study, shape):
-    memory = planning.stage_memory("parallel", study.paper, shape, lengths_of(make_groups()), 8, True)
+    memory = planning.stage_memory("parallel", study.scale("paper"), shape, lengths_of(make_groups()), 8, True)
     states = memory.weights + memory.gradients + memory.adamw + memory.snapshots
     assert memory.total - memory.sharded(8) == pytest.approx(states * 7 / 8 - memory.weights)
     assert memory.snapshots == 2 * memory.weights and memory.adamw == 4 * memory.weights
@@ -314,7 +314,7 @@ def all_runs(study, name, seeds=None) -> list[Run]:
 
 
 def costs_of(study, runs, pretrained=False):
-    scale = study.paper
+    scale = study.scale("paper")
     shape, lengths = planning.model_shape(scale), costs.find_lengths(scale, ROOT / "nowhere", "paper", "main")
     return costs.study_costs(runs, scale, shape, lengths, pretrained)
 
@@ -331,7 +331,7 @@ def test_the_checkpoint_is_measured_once_for_all_recipes_and_seeds(study):
 
 
 def test_pretraining_is_that_of_kaplan_with_attention_and_logits(study):
-    scale = study.paper
+    scale = study.scale("paper")
     shape = planning.model_shape(scale)
     assert shape.parameters == 1_484_654_592
     cost = costs.pretraining_cost(scale, shape)
@@ -355,7 +355,7 @@ def test_lengths_are_measured_where_runs_are_there(nano, study):
     assert measured.prompt == pytest.approx(made.prompt, rel=0.05)
     assert measured.solution == pytest.approx(made.solution, rel=0.05)
     assert 1 < measured.completion < nano.rl.max_new_tokens and 0 < measured.kept < 1
-    assert "assumed" in costs.find_lengths(study.paper, ROOT / "nowhere", "paper", "main").source
+    assert "assumed" in costs.find_lengths(study.scale("paper"), ROOT / "nowhere", "paper", "main").source
 
 
 def test_the_report_names_all_stages_and_adds_up(study, capsys, tmp_path):
@@ -379,7 +379,7 @@ def test_the_report_names_all_stages_and_adds_up(study, capsys, tmp_path):
 
 def test_the_reduced_study_is_what_its_recipe_says(study, tmp_path):
     runs = all_runs(study, "paper", [0, 1])
-    few, smaller, changed = costs.reduce_study(runs, study.paper)
+    few, smaller, changed = costs.reduce_study(runs, study.scale("paper"))
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     for key, value in changed.items():
         if "." in key:
@@ -394,7 +394,7 @@ def test_the_reduced_study_is_what_its_recipe_says(study, tmp_path):
 
 
 def test_what_does_not_fit_comes_with_the_largest_micro_batch_that_does(study):
-    scale = replace(study.paper, rl=replace(study.paper.rl, micro_batch=512))
+    scale = replace(study.scale("paper"), rl=replace(study.scale("paper").rl, micro_batch=512))
     shape, lengths = planning.model_shape(scale), costs.find_lengths(scale, ROOT / "nowhere", "paper", "main")
 
     def advice(machine):
@@ -465,7 +465,7 @@ def test_cells_come_after_what_they_need_and_once(study, scale):
 
 def test_every_command_of_the_smoke_study_parses(study, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    suite = ["--scale", "smoke", "--checkpoint", *study.smoke.pretrain.save]
+    suite = ["--scale", "smoke", "--checkpoint", *study.scale("smoke").pretrain.save]
     assert cli.main(["cells", *suite, "--json"]) == 0
     cells = json.loads(capsys.readouterr().out)
     asked = []
@@ -476,7 +476,7 @@ def test_every_command_of_the_smoke_study_parses(study, monkeypatch, capsys):
         assert parsed.scale == "smoke"
         if parsed.run is cli.train:
             asked += [Run("smoke", parsed.suite, *parsed.checkpoint, *parsed.recipe, *parsed.seed)]
-    study = replace(study, checkpoints=study.smoke.pretrain.save)
+    study = replace(study, checkpoints=study.scale("smoke").pretrain.save)
     assert Run("smoke", "main", "p20", "rl", 1) in asked and Run("smoke", "main", "p88", "rl", 1) not in asked
     assert sorted(asked, key=str) == sorted(all_runs(study, "smoke"), key=str)
     assert cli.main(["cells", *suite]) == 0

@@ -29,9 +29,9 @@ STUDY = params.load(Path(__file__).parents[1] / "params.yaml")
 )  # fmt: skip
 def test_a_completion_ends_where_the_next_prompt_begins(form, completion, kept):
     forms = {
-        "nano": STUDY.nano.questions,
-        "paper": STUDY.paper.questions,
-        "q": replace(STUDY.paper.questions, prompt="Q: {question}\nA:", stop="\n\nQ:"),
+        "nano": STUDY.scale("nano").questions,
+        "paper": STUDY.scale("paper").questions,
+        "q": replace(STUDY.scale("paper").questions, prompt="Q: {question}\nA:", stop="\n\nQ:"),
     }
     assert cut_completion(completion, forms[form]) == kept
     assert cut_completion(kept, forms[form]) == kept
@@ -39,7 +39,7 @@ def test_a_completion_ends_where_the_next_prompt_begins(form, completion, kept):
 
 def test_a_line_that_looks_like_a_question_ends_no_answer():
     text = "The first answer is 5.\nQ2: she buys 12 more, so 17.\n#### 17"
-    kept = cut_completion(text, STUDY.paper.questions)
+    kept = cut_completion(text, STUDY.scale("paper").questions)
     assert is_correct(kept, "17", marked_only=True) and not is_correct(kept, "5", marked_only=True)
 
 

@@ -17,6 +17,8 @@ from excursions.results import tables as results
 
 ROOT = Path(__file__).parents[1]
 STRAY = "<script>document.title = 'taken over'</script>"
+QUESTION = "tom has 12 pens . ann has 7 pens . tom buys 3 . ann gives 2 to tom . how many has each now ?"
+SOLUTION = "tom 12 + 3 = 15 . ann 7 - 2 = 5 . tom 15 + 2 = 17 . #### 17 , 5"
 STEPS = [("ann has 5", True), ("bob has 5 + 2 = 8", False)]
 SIZES, SCHEMES = (390, 1280), ("light", "dark")
 
@@ -24,10 +26,10 @@ SIZES, SCHEMES = (390, 1280), ("light", "dark")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     """A project folder with a made-up study, its claims, stand-ins for its reports, and the site made from them."""
-    root = make_study(tmp_path_factory.mktemp("project"), seeds=(0, 1))
+    root = make_study(tmp_path_factory.mktemp("project"), seeds=(0, 1, 2))
     for name in ("dvc.yaml", "CLAIMS.md"):
         shutil.copy(ROOT / name, root)
-    study = re.sub(r"(?m)^seeds: .*", "seeds: [0, 1]", (ROOT / "params.yaml").read_text(encoding="utf-8"))
+    study = re.sub(r"(?m)^seeds: .*", "seeds: [0, 1, 2]", (ROOT / "params.yaml").read_text(encoding="utf-8"))
     (root / "params.yaml").write_text(study, encoding="utf-8")
     for name in ("notebooks", "figures", "excursions/findings"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -53,15 +55,16 @@ def project(tmp_path_factory) -> Path:
 def _write_samples(folder: Path) -> None:
     """Two questions of two benchmarks, three completions each, before and after training."""
     steps = [0] if folder.parts[-2] == "base" else [0, 20]
-    prompt = "question : ann has 5 . bob has 2 more . how many has each ? answer :"
+    prompt = f"question : {QUESTION} answer :"
+    texts = (STRAY, f"from {folder.parts[-3]} by {folder.parts[-2]}", SOLUTION)
     rows = [
         {
             "benchmark": benchmark,
             "question_id": f"{benchmark}-{number}",
             "step": step,
             "prompt": prompt,
-            "gold": "5 , 7",
-            "completion": f"{text} {number}",
+            "gold": "17 , 5",
+            "completion": text if text == SOLUTION else f"{text} {number}",
             "correct": step > 0 and place > 0,
             "valid": step > 0 and place > 1,
             "stop_reason": "eos",
@@ -69,9 +72,7 @@ def _write_samples(folder: Path) -> None:
         for step in steps
         for benchmark in ("easy", "hard")
         for number in range(2)
-        for place, text in enumerate(
-            (STRAY, f"from {folder.parts[-3]} by {folder.parts[-2]}", "ann has 5 . #### 5 , 7")
-        )
+        for place, text in enumerate(texts)
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "samples.jsonl.gz").write_bytes(gzip.compress(lines.encode(), mtime=0))
@@ -102,9 +103,9 @@ def test_samples_are_kept_once_and_their_steps_checked(project):
     kept = explorer.kept_samples(
         project, "nano", cells, "question : {question} answer :", lambda *given: asked.append(given) or STEPS
     )
-    assert kept["questions"][0] == ["easy-0", "easy", "ann has 5 . bob has 2 more . how many has each ?", "5 , 7"]
+    assert kept["questions"][0] == ["easy-0", "easy", QUESTION, "17 , 5"]
     assert all(completion[1] == STEPS for completion in kept["completions"])
-    assert {text for text, _ in asked} == {"ann has 5 . bob has 2 more . how many has each ?"}
+    assert {text for text, _ in asked} == {QUESTION}
     assert len(asked) == len(kept["completions"]) < sum(len(cell[5]) for cell in kept["cells"])
     (cell,) = [cell for cell in kept["cells"] if cell[:5] == ["main", "p88", "rl", 0, 20]]
     assert len(cell[5]) == 12
@@ -273,4 +274,5 @@ def test_samples_are_shown_as_text_for_every_cell(project, browser):
         "list.dispatchEvent(new Event('change', {bubbles: true}))"
     )
     assert browser.find_element("id", "texts").text.count("right and derived") == 1
+    assert browser.execute_script("return document.querySelectorAll('#texts .holds').length") == 4
     _check_quiet(browser)

@@ -101,8 +101,8 @@ def _load(hub: Hub, params: Questions) -> tuple[QuestionSet, dict[str, int]]:
         raise UserError(
             f"{len(common)} questions of {hub.train} (hub.train) stand in a test set, the first as {test.id} of "
             f"{source}: {text[:100]!r}. Write the training data without them to a file, for example with `python -c "
-            f'"from excursions import params; from excursions.data import public; '
-            f"public.write_without_overlap(params.load().paper, 'train.jsonl')\"`, and set hub.train to that file."
+            f'"from excursions import params; from excursions.data import public; public.write_without_overlap('
+            f"params.load().scale('paper'), 'train.jsonl')\"`, and set hub.train to that file."
         )
     shown = {normalize(example.text) for example in sum(examples.values(), [])}
     splits: dict[str, list[Question]] = {"train": [], "validation": []}

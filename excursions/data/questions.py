@@ -35,8 +35,8 @@ class QuestionSet:
 def build_prompt(text: str, examples: Sequence[Question], params: Questions) -> str:
     """The prompt of a question after k = len(examples) worked examples (paper, section 2: 8-shot for base
     checkpoints, 0-shot for every trained model)."""
-    shown = [params.prompt.format(question=e.text) + " " + e.solutions[0] for e in examples]
-    return params.separator.join([*shown, params.prompt.format(question=text)])
+    shown = [params.prompt.replace("{question}", e.text) + " " + e.solutions[0] for e in examples]
+    return params.separator.join([*shown, params.prompt.replace("{question}", text)])
 
 
 def cut_completion(text: str, params: Questions) -> str:

@@ -28,7 +28,8 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
 
     parameters: further values for the notebook's parameters cell, for example {"checkpoint": "p40"}; the report of a
     suite is named after it, <name>_<suite>.html. Raises UserError for a notebook or parameter that does not exist, and
-    when a cell fails; then the old report stays as it is.
+    when a cell fails; then the old report stays as it is. What the last cell prints is printed, and where a line of
+    it begins with FAIL, UserError is raised with the report in place.
     """
     root, parameters = Path(root).resolve(), dict(parameters or {})
     notebook = root / "notebooks" / f"{name}.ipynb"
@@ -51,6 +52,10 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
         contents=[(Markup(at), Markup(heading)) for at, heading in re.findall(r'<h2 id="([^"]+)">([^<]+)', body)],
         found=pages.claims_of(root, scale, name),
     )
+    told = "".join(output.text for output in executed.cells[-1].get("outputs", []) if output.output_type == "stream")
+    print(told, end="")
+    if failed := [line for line in told.splitlines() if line.startswith("FAIL")]:
+        raise UserError(f"notebook {name}: {len(failed)} of its checks failed; {report} shows how.")
     return report
 
 

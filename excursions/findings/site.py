@@ -6,16 +6,15 @@ bytes.
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from pathlib import Path
 
 from markupsafe import Markup
 
-from excursions import params
+from excursions import params, recipes
 from excursions.files import whole_file
-from excursions.findings import estimates, explorer, pages, plotting
+from excursions.findings import estimates, explorer, pages
 from excursions.results import tables as results
 
 
@@ -31,7 +30,7 @@ def write_site(root: Path | str, scale: str) -> list[Path]:
     folder = root / "reports" / scale
     by_result = {name: found for name in pages.PAGES if (found := pages.claims_of(root, scale, name))}
     shared = {
-        "recipes": {name: [look.label, look.color] for name, look in plotting.LOOKS.items()},
+        "recipes": {recipe.name: [recipe.label, recipe.color] for recipe in recipes.RECIPES.values()},
         "multiples": _multiples(tables),
     }
     charted = shared | {
@@ -81,7 +80,7 @@ def _rows_behind(claim: dict) -> dict[str, object]:
         "measure": explorer.SOLVED if k else explorer.GENERAL,
         "role": rest[0].strip() if rest else "",
         "k": int(k[1]) if k else 0,
-        "recipes": [name for name in params.RECIPES if re.search(rf"\b{name}\b", formula)],
+        "recipes": [name for name in recipes.RECIPES if re.search(rf"\b{name}\b", formula)],
     }
 
 
@@ -89,7 +88,9 @@ def _checker(source: str) -> explorer.Checker | None:
     """What checks the steps of a solution, for questions whose source has such a thing."""
     if source != "nano":
         return None
-    return getattr(importlib.import_module("excursions.data.nano.problems"), "checked_steps", None)
+    from excursions.data.nano.problems import checked_steps
+
+    return checked_steps
 
 
 def _embedded(data: dict) -> Markup:

@@ -47,7 +47,7 @@ def study_cells(
         return f"{start} -m excursions {what}{at}"
 
     cells = [Cell("data", command(f"data --scale {scale}"), ())]
-    if suite not in study.suites:
+    if suite not in study.public_suites:
         cells.append(Cell("pretrain", command(f"pretrain --scale {scale} --suite {suite}", launcher), ("data",)))
     first, wanted = cells[-1].id, set(runs)
     checkpoints = list(dict.fromkeys(run.checkpoint for run in runs))

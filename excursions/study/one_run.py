@@ -63,7 +63,8 @@ class Job:
 
     def training(self) -> Training:
         run = self.run
-        return training(run.recipe, self.model, self.tokenizer, self.engine, self.scale, run.seed, self.processes)
+        scale = self.scale.of(run.recipe)
+        return training(run.recipe, self.model, self.tokenizer, self.engine, scale, run.seed, self.processes)
 
     def progress(self, what: str, total: int, done: int = 0) -> Progress:
         return Progress(f"{self.run.name} {what}", total, done, quiet=not self.processes.is_main)
@@ -188,8 +189,8 @@ def check_finite(metrics: dict[str, float], run: Run, step: int) -> None:
     for name, value in metrics.items():
         if name in ("loss", "grad_norm", "sft_loss", "sft_grad_norm", "entropy") and not math.isfinite(value):
             raise UserError(
-                f"{run.name} diverged: step {step} has {name} {value}. The last saved state before it is kept; lower the "
-                f"learning rate of {' and '.join(RECIPES[run.recipe].blocks)} in params.yaml."
+                f"{run.name} diverged: step {step} has {name} {value}. The last saved state before it is kept; lower "
+                f"the learning rate of {' and '.join(RECIPES[run.recipe].blocks)} in params.yaml."
             )
 
 

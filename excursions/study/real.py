@@ -105,7 +105,7 @@ def _check_digest(file: Path, expected: str) -> None:
 
 def real_scale(root: Path, work: Path, args: argparse.Namespace) -> Scale:
     """The paper's scale with one benchmark, GSM8K, and the sizes of this small job."""
-    paper = params.load(root / "params.yaml").paper
+    paper = params.load(root / "params.yaml").scale("paper")
     places = [Path(p) for p in (os.environ.get("EXCURSIONS_SHARED"), root / ".." / "shared") if p]
     data = next((p / "data" / "gsm8k" for p in places if (p / "data" / "gsm8k").is_dir()), None)
     if data is None:

@@ -61,7 +61,8 @@ class Run:
 
 def parameters(run: Run, scale: Scale) -> dict[str, dict]:
     """The blocks of params.yaml that a run depends on. A key that is null changes nothing and is left out."""
-    return {block: without_nulls(asdict(getattr(scale, block))) for block in RECIPES[run.recipe].reads}
+    seen = scale.of(run.recipe)
+    return {block: without_nulls(asdict(getattr(seen, block))) for block in RECIPES[run.recipe].reads}
 
 
 def without_nulls(values: dict) -> dict:
@@ -71,7 +72,7 @@ def without_nulls(values: dict) -> dict:
 
 def fingerprint(run: Run, scale: Scale, root: Path) -> str:
     """Hash of all that the run depends on but its code: parameters, questions, the checkpoint's files, its parent."""
-    about = {
+    about: dict[str, object] = {
         "recipe": run.recipe,
         "seed": run.seed,
         "parameters": parameters(run, scale),
