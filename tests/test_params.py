@@ -75,7 +75,7 @@ WRONG = [
     ("nano/rl/betas", 0.9, "'nano.rl.betas' must be a list"),
     ("nano/rl/kl", -0.1, "'nano.rl.kl' is -0.1"),
     ("nano/rl/micro_batch", 0, "'nano.rl.micro_batch' is 0"),
-    ("nano/rl/warmup_steps", 61, "nano.rl.warmup_steps is 61; accepted: at most rl.steps, which is 60"),
+    ("smoke/rl/warmup_steps", 3, "smoke.rl.warmup_steps is 3; accepted: at most rl.steps, which is 2"),
     ("nano/rl/questions_per_step", 1001, "at most the 1,000 training questions"),
     ("nano/rl/max_new_tokens", 256, "nano.rl.max_new_tokens is 256; accepted: less than model.context, which is 256"),
     ("nano/rl/advantage", "grup", "Did you mean 'group'?"),
@@ -125,14 +125,14 @@ WRONG = [
     ("nano/questions/stop", "", "'nano.questions.stop' is ''"),
     ("nano/evaluate/samples", 0, "'nano.evaluate.samples' is 0"),
     ("nano/evaluate/temperature", -0.5, "'nano.evaluate.temperature' is -0.5"),
-    ("nano/evaluate/questions_between", 301, "at most questions.test, which is 300"),
+    ("smoke/evaluate/questions_between", 7, "at most questions.test, which is 6"),
     ("nano/engine/name", "VLLM", "Did you mean 'vllm'?"),
     ("nano/engine/importance_cap", 0, "'nano.engine.importance_cap' is 0"),
     ("nano/workers", 0, "'nano.workers' is 0"),
     ("nano/overrides", {"rll": {}}, "There is no recipe (key 'nano.overrides' of"),
     ("nano/overrides", {"rl": {"sfft": {}}}, "Did you mean 'sft'?"),
     ("nano/overrides", {"rl": {"rl": {"steps": 0}}}, "'nano.overrides.rl.rl.steps' is 0"),
-    ("nano/overrides", {"rl": {"rl": {"warmup_steps": 99}}}, "is 99 with 'nano.overrides.rl'; accepted: at most"),
+    ("smoke/overrides", {"rl": {"rl": {"warmup_steps": 99}}}, "is 99 with 'smoke.overrides.rl'; accepted: at most"),
     ("nano/overrides", {"rl": {"hub": {"train": "x"}}}, "nano.hub is null, and 'nano.overrides.rl' would change"),
     ("nano/overrides", {"rl": ["kl"]}, "'nano.overrides.rl' must be a mapping"),
     ("scales", ["nan"], "Did you mean 'nano'?"),
@@ -226,9 +226,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_number_without_a_point_is_a_number(tmp_path):
-    text = FILE.read_text().replace("learning_rate: 1.0e-4", "learning_rate: 1e-4")
+    text = FILE.read_text().replace("learning_rate: 4.0e-4", "learning_rate: 4e-4")
     assert text != FILE.read_text()
-    assert load_text("\ufeff" + text, tmp_path).scale("nano").rl.learning_rate == 1e-4
+    assert load_text("\ufeff" + text, tmp_path).scale("nano").rl.learning_rate == 4e-4
 
 
 def test_braces_in_a_prompt_stand_for_themselves(raw):
