@@ -161,7 +161,7 @@ def test_every_link_of_the_committed_site_resolves():
 def browser(tmp_path_factory):
     """One headless Chromium for all tests; what it asks of the network is in its log."""
     webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.skip("no chromium and chromedriver here: `apt-get install chromium chromium-driver`")
     options = webdriver.ChromeOptions()

@@ -46,7 +46,7 @@ class Olmo2:
         self.head_dim, self.eps = config.hidden_size // self.heads, config.rms_norm_eps
         self.embedding = take(model.model.embed_tokens.weight)
         self.final_norm = take(model.model.norm.weight)
-        self.head = take(model.lm_head.weight)[:vocab_size].t()
+        self.head = _in_out(take(model.lm_head.weight)[:vocab_size])
         self.layers = [self._layer(layer, take) for layer in model.model.layers]
         frequency = config.rope_parameters["rope_theta"] ** -(torch.arange(0, self.head_dim, 2).float() / self.head_dim)
         angle = torch.outer(torch.arange(config.max_position_embeddings).float(), frequency)
@@ -63,13 +63,13 @@ class Olmo2:
         attention, mlp = layer.self_attn, layer.mlp
         q, k = paired(take(attention.q_proj.weight)), paired(take(attention.k_proj.weight))
         return Layer(
-            qkv=torch.cat([q, k, take(attention.v_proj.weight)]).t(),
+            qkv=_in_out(torch.cat([q, k, take(attention.v_proj.weight)])),
             q_norm=paired(take(attention.q_norm.weight)) * self.head_dim**-0.5,
             k_norm=paired(take(attention.k_norm.weight)),
-            out=take(attention.o_proj.weight).t(),
+            out=_in_out(take(attention.o_proj.weight)),
             post_attention_norm=take(layer.post_attention_layernorm.weight),
-            gate_up=torch.cat([take(mlp.gate_proj.weight), take(mlp.up_proj.weight)]).t(),
-            down=take(mlp.down_proj.weight).t(),
+            gate_up=_in_out(torch.cat([take(mlp.gate_proj.weight), take(mlp.up_proj.weight)])),
+            down=_in_out(take(mlp.down_proj.weight)),
             post_mlp_norm=take(layer.post_feedforward_layernorm.weight),
         )
 
@@ -142,6 +142,11 @@ class Gated(torch.autograd.Function):
         torch.mul(grad, opened, out=to_up)
         torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=to_gate)
         return both
+
+
+def _in_out(weight: Tensor) -> Tensor:
+    """(out, in) -> (in, out), in that order in memory where no gradient is wanted: a few rows are multiplied faster."""
+    return weight.t() if weight.requires_grad else weight.t().contiguous()
 
 
 def _rotate(pairs: Tensor, rotary: Tensor) -> Tensor:

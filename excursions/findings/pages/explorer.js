@@ -40,7 +40,7 @@ function fill(wanted = {}) {
 const chosenRecipes = () => [...form.querySelectorAll("[name=recipe]:checked")].map((box) => box.value);
 
 function spec(points, axis, multiples) {
-  const ink = dark.matches ? "#c9d1dc" : "#333", line = dark.matches ? "#38404d" : "#e1e5ea";
+  const ink = dark.matches ? "#c9d1dc" : "#333333", line = dark.matches ? "#38404d" : "#e1e5ea";
   const recipes = Object.keys(data.recipes);
   const labels = { labelColor: ink, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12 };
   const across = { field: "x", scale: "x" }, up = { field: "y", scale: "y" };
@@ -52,7 +52,7 @@ function spec(points, axis, multiples) {
   ];
   return {
     $schema: "https://vega.github.io/schema/vega/v6.json",
-    width: Math.max(chart.clientWidth - 4, 200), height: innerWidth < 600 ? 280 : 380, autosize: { type: "fit", contains: "padding" },
+    width: Math.max(chart.clientWidth - 4, 200), height: innerWidth < 600 ? 280 : 380, padding: 6, autosize: { type: "fit", contains: "padding" },
     data: [
       { name: "points", values: points },
       { name: "bands", source: "points", transform: [{ type: "filter", expr: "isValid(datum.low)" }] },
@@ -60,7 +60,7 @@ function spec(points, axis, multiples) {
     scales: [
       { name: "x", type: axis === "tokens" ? "log" : "linear", domain: { data: "points", field: "x" }, range: "width", nice: false, padding: 12, zero: false },
       { name: "y", type: "linear", domain: [Math.min(0, ...y), Math.max(...y)], nice: true, range: "height" },
-      { name: "color", type: "ordinal", domain: recipes, range: recipes.map((name) => name === "base" && dark.matches ? "#ccc" : data.recipes[name][1]) },
+      { name: "color", type: "ordinal", domain: recipes, range: recipes.map((name) => name === "base" ? ink : data.recipes[name][1]) },
     ],
     axes: [
       { scale: "x", orient: "bottom", grid: true, title: axis === "tokens" ? "pretraining tokens (× Chinchilla-optimal)" : "step of training",
@@ -134,7 +134,7 @@ function tabulate(points, values) {
     row.append(...cells.map((text) => element("td", text)), runs);
     body.append(row);
   }
-  table.replaceChildren(element("caption", `Read from results/${data.scale}/${values.suite}; each run’s parameters and versions are one link away.`), head, body);
+  table.replaceChildren(head, body);
 }
 
 // What the address asks for: a claim's rows, or a view.
@@ -152,7 +152,7 @@ for (const [name, [label, color]] of Object.entries(data.recipes)) {
   if (!data.series.some((series) => series[RECIPE] === name)) continue;
   const line = element("label");
   const swatch = element("span", "", { className: "swatch" });
-  swatch.style.background = color;
+  swatch.style.background = name === "base" ? "var(--text)" : color;
   line.append(element("input", undefined, { type: "checkbox", name: "recipe", value: name, checked: true }), swatch, label);
   document.getElementById("recipes").append(line);
 }

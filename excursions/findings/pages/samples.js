@@ -44,7 +44,7 @@ function drawGrid() {
       const place = element("td"), last = stepsOf(checkpoint, recipe).at(-1);
       if (last) {
         const completions = kept(last), share = completions.filter(FILTERS.right).length / completions.length;
-        const button = element("button", counts(completions), { type: "button", className: "cell", onclick: () => { chosen = [checkpoint, recipe]; drawTexts(); document.getElementById("cell").focus(); } });
+        const button = element("button", counts(completions), { type: "button", className: "count", onclick: () => { chosen = [checkpoint, recipe]; drawTexts(); document.getElementById("cell").focus(); } });
         button.style.setProperty("--share", `${Math.round(60 * share)}%`);
         button.dataset.cell = `${checkpoint} ${recipe}`;
         button.setAttribute("aria-label", `${data.recipes[recipe][0]} from ${checkpoint}: ${button.textContent}`);
@@ -56,7 +56,7 @@ function drawGrid() {
   }
   const table = document.getElementById("grid"), thead = element("thead");
   thead.append(head);
-  table.replaceChildren(element("caption", "After training, by checkpoint and recipe. Choose a cell to read what was written."), thead, body);
+  table.replaceChildren(thead, body);
   if (!chosen || !stepsOf(...chosen).length) {
     const there = cells().filter((cell) => kept(cell).length).at(-1);
     chosen = there ? [there[CHECKPOINT], there[RECIPE]] : null;
