@@ -1,14 +1,18 @@
-"""Writing files so that a kill or a full disk never leaves half a file, and reading back what may be damaged."""
+"""Writing files so that a kill, a power cut or a full disk leaves no half of one, and reading back what may be damaged.
+
+What is written is on the disk before it gets its name, and the name is on the disk before the next thing is done.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +23,32 @@ from excursions.params import UserError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder and renames it to `path` if the block succeeds."""
+    """Yields a temporary path in the same folder and renames it to `path` if the block succeeds. Raises OSError for
+    what the disk refuses, whatever library met it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield temporary
+        with _refusals(path):
+            yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path` and puts it in place of `path` if the block succeeds."""
+    """Yields a temporary folder beside `path` and puts it in place of `path` if the block succeeds. Raises OSError for
+    what the disk refuses, whatever library met it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     temporary.chmod(0o755)
     try:
-        yield temporary
+        with _refusals(path):
+            yield temporary
+        for part in [*temporary.rglob("*"), temporary]:
+            _sync_folder(part) if part.is_dir() else _sync(part)
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
         if path.exists():
             os.replace(path, old)
@@ -46,9 +58,35 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, path)
             raise
+        _sync_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Until the disk has it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(path: Path) -> None:
+    with suppress(OSError):  # some file systems know no such thing of folders, and then do it by themselves
+        _sync(path)
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """safetensors tells a full disk by an exception of its own, which holds the number of the system's error."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or not (number := re.search(r"os error (\d+)", str(error))):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def write_json(path: Path, value: object) -> None:
@@ -64,21 +102,24 @@ def file_digest(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file of ours holds; None if it is not there or cannot be read."""
+    """What a JSON file of ours holds; None if it is not there, or cannot be read, which is said."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError:
-        print(f"{path} cannot be read and is taken as absent", flush=True)
+    except (ValueError, RecursionError) as error:
+        print(f"{path} cannot be read ({str(error).splitlines()[0]}) and is taken as absent", flush=True)
         return None
 
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock of a piece of work. Raises UserError if another process has it."""
+    """Holds the lock of a piece of work. Raises UserError if another process has it, or the file system has no locks.
+
+    The system lets go of it when the process ends, however that happens; a file that only exists would not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:

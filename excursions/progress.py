@@ -16,7 +16,10 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Steps done of a total: a bar in a terminal, a line about every 20 seconds in a log, each with the time left."""
+    """Steps done of one phase of work: a bar in a terminal, a line with the time of day every 20 seconds in a log.
+
+    Both say how much time is left of this phase, judged by its own steps.
+    """
 
     def __init__(
         self,
@@ -56,5 +59,6 @@ class Progress:
             self.last = now
             left = (now - self.start) / (self.done - self.first) * (self.total - self.done)
             self.say(
-                f"{self.label}: {self.done}/{self.total} {shown} elapsed {clock(now - self.start)} left {clock(left)}"
+                f"{time.strftime('%H:%M:%S')} {self.label}: {self.done}/{self.total} {shown} "
+                f"elapsed {clock(now - self.start)} left {clock(left)}"
             )

@@ -68,11 +68,10 @@ def recipe(name: str, scale: params.Scale, processes: Processes, folder: Path) -
     seen = []
     for step in range(1, STEPS + 1):
         if step == STEPS:
-            processes.save_state(folder / name, step, model, work.optimizers, {"seen": seen})
+            processes.save_state(folder / name, step, model, work.optimizers, {"seen": seen, "fingerprint": name})
             model, tokenizer, engine = start(scale, processes)
             work = recipes.training(name, model, tokenizer, engine, scale, 0, processes)
-            processes.load_tensors(folder / name, model, work.optimizers)
-            seen = processes.load_about(folder / name)["seen"]
+            seen = processes.load_state(folder / name, name, model, work.optimizers)["seen"]
         metrics = work.update(step)
         names = ("loss", "grad_norm", "entropy", "reward", "clip_ratio/region_mean", "sft_loss", "sft_grad_norm",
                  "sampling/sampling_logp_difference/mean")  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from excursions.files import locked
 from excursions.models.model import load_model
 from excursions.models.processes import Processes
+from excursions.models.state import saved_states
 from excursions.params import RECIPES, UserError
 from excursions.results import tables as results
 from excursions.rollout.torch_engine import TorchEngine
@@ -73,7 +74,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(project, smoke, monkeypatch, rec
     with pytest.raises(KeyboardInterrupt):
         train_run(run, scale, project, Processes())
     assert not run.folder(project).exists()
-    assert Processes().load_about(run.scratch(project) / "state")["step"] == 2
+    assert [state.name for state in saved_states(run.scratch(project) / "state")] == ["step-1", "step-2"]
     train_run(run, scale, project, Processes())
     assert contents(run.folder(project)) == straight
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from datasets import IterableDataset, load_dataset, load_dataset_builder
 from transformers import PreTrainedTokenizerFast
 
@@ -149,13 +148,13 @@ class PackedStream:
         return joined[:size].reshape(self.shape)
 
     def state_dict(self) -> dict:
-        """The position after the last batch; `torch.save` writes it, `torch.load(weights_only=True)` reads it."""
-        return {"texts": self.texts.state_dict(), "left": torch.from_numpy(self.left.copy())}
+        """The position after the last batch, as JSON can hold it."""
+        return {"texts": self.texts.state_dict(), "left": self.left.tolist()}
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on behind the batch after which `state_dict` was called. Raises UserError if the data are others."""
         self.texts.load_state_dict(state["texts"])
-        self.left = state["left"].numpy().copy()
+        self.left = np.asarray(state["left"], dtype=np.int32)
 
 
 def _no_text(source: str, found: list[str]) -> UserError:

@@ -19,25 +19,19 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from accelerate.utils.environment import parse_flag_from_env
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+from excursions.models import state
 from excursions.models.lora import add_lora, merge_lora
 from excursions.params import Lora, UserError
 
@@ -166,55 +160,73 @@ class Processes:
 
     # ---- state on disk ----
 
+    @torch.no_grad()
     def save_state(
         self, folder: Path, step: int, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], about: dict
     ) -> None:
-        """Writes folder/step-<n>, whole or not at all, and deletes what was there before. Each process writes its own
-        shards (torch.distributed.checkpoint), the main one `about`."""
-        partial = folder / f".step-{step}.partial"
+        """Writes folder/step-<n> (see `state`): the main process, for all. Sharded tensors are gathered one by one."""
+        tensors = {}
+        for name, tensor in _training_tensors(model, optimizers):
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.is_main:
+                tensors[name] = whole.detach().cpu()
         if self.is_main:
-            for left in folder.glob(".step-*.partial"):  # by a kill
-                shutil.rmtree(left)
-            partial.mkdir(parents=True)
-        self.wait()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of one process: "assuming the intent is to save in a single process"
-            dcp.save(_tensors(model, optimizers), checkpoint_id=partial, no_dist=self.count == 1)
-        self.wait()
-        if self.is_main:
-            torch.save(about, partial / "about.pt")
-            done, old = folder / f"step-{step}", self._states(folder)
-            shutil.rmtree(done, ignore_errors=True)  # of a run with other parameters
-            partial.rename(done)
-            for state in old:
-                if state != done:
-                    shutil.rmtree(state)
+            state.save_state(folder, step, tensors, about)
         self.wait()
 
-    def load_about(self, folder: Path) -> dict | None:
-        """`about` of the last saved state, if there is one."""
-        states = self._states(folder)
-        return torch.load(states[-1] / "about.pt", weights_only=True) if states else None
-
-    def load_tensors(self, folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Puts the last saved state into model and optimizers; the number of processes may have changed."""
-        tensors = _tensors(model, optimizers)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dcp.load(tensors, checkpoint_id=self._states(folder)[-1], no_dist=self.count == 1)
-        set_model_state_dict(model, tensors["model"])
+    @torch.no_grad()
+    def load_state(
+        self, folder: Path, fingerprint: str, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+    ) -> dict | None:
+        """Puts the last saved state with this fingerprint into model and optimizers and returns what was saved `about`
+        it; None if there is none. The number of processes may have changed since."""
+        # The main process looks, for all: two that disagree about a file would wait for each other for ever.
+        found = state.load_state(folder, fingerprint) if self.is_main else None
+        about = self.join([found and found[0]] if self.is_main else [])[0]
+        if about is None:
+            return None
+        tensors = found[1] if found else state.read_tensors(folder / f"step-{about['step']}")
+        for name, p in _trained(model):
+            p.copy_(_like(p, tensors[name]))
         for i, optimizer in enumerate(optimizers):
-            set_optimizer_state_dict(model, optimizer, tensors[f"optimizer-{i}"])
+            for j, p in enumerate(_parameters(optimizer)):
+                prefix = f"optimizer-{i}.{j}."
+                saved = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+                # as AdamW makes them: the number of steps on the CPU, the moments as the parameter is
+                optimizer.state[p] = {key: _like(p, t) if t.ndim else t for key, t in saved.items()}
+        return about
 
     def delete_state(self, folder: Path) -> None:
         """Deletes the states in a folder, when all processes are here."""
         self.wait()
         if self.is_main:
-            for state in self._states(folder):
-                shutil.rmtree(state)
+            for left in state.saved_states(folder):
+                shutil.rmtree(left)
 
-    def _states(self, folder: Path) -> list[Path]:
-        return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((f"model.{name}", p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+    return (p for group in optimizer.param_groups for p in group["params"])
+
+
+def _training_tensors(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """All that training changes. Rates and the like are not of it: the code that goes on sets them."""
+    yield from _trained(model)
+    for i, optimizer in enumerate(optimizers):
+        for j, p in enumerate(_parameters(optimizer)):
+            yield from ((f"optimizer-{i}.{j}.{key}", tensor) for key, tensor in optimizer.state[p].items())
+
+
+def _like(p: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """A whole tensor from the CPU, placed and sharded as a parameter is."""
+    if isinstance(p, DTensor):  # each process takes its part of its own copy
+        return distribute_tensor(whole.to(p.device), p.device_mesh, p.placements, src_data_rank=None)
+    return whole.to(p.device)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
@@ -224,10 +236,3 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     if not blocks:
         raise UserError(f"{type(model).__name__} does not say what its layers are, so it cannot be sharded: no FSDP.")
     return blocks
-
-
-def _tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict:
-    states = {"model": get_model_state_dict(model)}
-    for i, optimizer in enumerate(optimizers):
-        states[f"optimizer-{i}"] = get_optimizer_state_dict(model, optimizer)
-    return states

@@ -151,10 +151,8 @@ def _train(job: Job) -> dict:
     work = job.training()
     states = run.scratch(job.root) / "state"
     wanted = fingerprint(run, scale, job.root) + code_digest(run, scale)
-    state = processes.load_about(states)
-    if state and state["fingerprint"] == wanted:
-        processes.load_tensors(states, model, work.optimizers)
-    else:
+    state = processes.load_state(states, wanted, model, work.optimizers)
+    if state is None:
         state = {"fingerprint": wanted, "step": -1, "log": [], "outcomes": [], "samples": [], "seconds": 0.0}
     before = state["seconds"]
     whole = make_exam(scale, job.split, getattr(scale.questions, job.split), job.shots)

@@ -46,9 +46,8 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
 
     steps = total_steps(scale)
     save_at = {max(1, round(steps * percent(name) / 100)): name for name in params.save}
-    state = processes.load_about(scratch)
-    if state and state["fingerprint"] == wanted:
-        processes.load_tensors(scratch, model, [optimizer])
+    state = processes.load_state(scratch, wanted, model, [optimizer])
+    if state:
         stream.load_state_dict(state["stream"])
     else:
         state = {"fingerprint": wanted, "step": 0, "log": []}
