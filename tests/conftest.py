@@ -31,7 +31,7 @@ def smoke():
     """The smoke block of params.yaml, even smaller."""
     from excursions import params
 
-    scale = params.load(ROOT / "params.yaml").smoke
+    scale = params.load(ROOT / "params.yaml").scale("smoke")
     few = replace(scale.evaluate, samples=4, max_new_tokens=12, general=4)
     return replace(scale, evaluate=few, questions=replace(scale.questions, test=3), sft=replace(scale.sft, epochs=2))
 

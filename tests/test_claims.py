@@ -16,6 +16,7 @@ from excursions.findings.statistics import Estimate
 from excursions.params import RECIPES, UserError
 from excursions.results.tables import Tables
 
+ITEMS = 60  # of each of six general benchmarks
 TOKENS = {"p08": 8, "p20": 20, "p56": 56, "p88": 88}
 # Of each recipe: the share of easy questions it can solve, and how often a sample then does (so pass@1 is
 # their product and pass@32 about the first); the same for hard ones; general accuracy in percent.
@@ -26,7 +27,7 @@ PAPER_LIKE = {
     "sft_gold": (0.80, 0.60, 0.50, 0.40, 40),
     "sft_rl": (0.50, 0.76, 0.45, 0.60, 40),
     "sft_gold_rl": (0.75, 0.80, 0.60, 0.60, 40),
-    "parallel": (0.80, 0.50, 0.40, 0.40, 50),
+    "parallel": (0.80, 0.40, 0.40, 0.40, 50),
 }
 ABLATIONS = {"seeds-alike-in-reward", "rl-games-reward", "more-rollouts-by-samples", "fewer-rollouts-by-flops"}
 ABLATIONS |= {"rollouts-matter-on-hard", "shots-help-base", "sft-converged", "data-over-size"}
@@ -37,29 +38,36 @@ def study(world, tokens=TOKENS, seeds=(0, 1, 2), questions=100, samples=32, name
 
     A recipe's values may be a function of (checkpoint, seed). Names are categories, as `results.load_tables` has them.
     """
-    outcomes, general, training = [], [], []
-    for (checkpoint, count), (recipe, values), seed in itertools.product(tokens.items(), world.items(), seeds):
+    words = ["scale", "suite", "checkpoint", "recipe"]
+    cells = list(itertools.product(tokens.items(), world.items(), seeds))
+    who = [("nano", suite, checkpoint, count, recipe, seed) for (checkpoint, count), (recipe, _), seed in cells]
+    who = pd.DataFrame(who, columns=["scale", "suite", "checkpoint", "tokens", "recipe", "seed"])
+    who = who.astype(dict.fromkeys(words, "category"))
+    steps, ids = [0, 5], [f"{benchmark}-{q:03d}" for benchmark in names for q in range(questions)]
+    correct, right = [], []
+    for (checkpoint, _), (recipe, values), seed in cells:
         rng = np.random.default_rng(list(f"{suite}{checkpoint}{recipe}{seed}".encode()))
         *shares, accuracy = values(checkpoint, seed) if callable(values) else values
-        who = {"scale": "nano", "suite": suite, "checkpoint": checkpoint, "tokens": count}
-        who |= {"recipe": recipe, "seed": seed}
-        for benchmark, solvable, chance in zip(names, shares[::2], shares[1::2], strict=True):
-            solves_q = np.arange(questions) < solvable * questions
-            for step in (0, 5):
-                rows = pd.DataFrame(who | {"step": step, "benchmark": benchmark, "n": samples}, index=range(questions))
-                rows["question_id"] = [f"{benchmark}-{q:03d}" for q in range(questions)]
-                rows["correct"] = rng.binomial(samples, chance * solves_q * (step / 5))
-                outcomes.append(rows.assign(valid=rows["correct"]))
-        items = pd.MultiIndex.from_product([list("abcdef"), range(150)], names=["benchmark", "item_id"])
-        right = (np.arange(len(items)) % 150) < 1.5 * accuracy
-        flipped = rng.random(len(items)) < 0.01
-        general.append(items.to_frame(index=False).assign(correct=(right ^ flipped).astype(int), **who))
-        training.append(pd.DataFrame(who | {"step": range(1, 9), "reward": 0.3}))
-    tables = [pd.concat(parts, ignore_index=True) for parts in (outcomes, general, training)]
-    words = ["scale", "suite", "checkpoint", "recipe"]
-    tables = [table.astype(dict.fromkeys(words, "category")) for table in tables]
-    tables[0] = tables[0].astype({"benchmark": "category", "question_id": "category", "valid": "Int64"})
-    return Tables("nano", tables[0], tables[1], {suite: 2}, tables[2])
+        chance = [
+            (np.arange(questions) < share * questions) * often
+            for share, often in zip(shares[::2], shares[1::2], strict=True)
+        ]
+        correct += [np.zeros(2 * questions, int), rng.binomial(samples, np.concatenate(chance))]
+        solved = np.tile(np.arange(ITEMS) < accuracy / 100 * ITEMS, 6)
+        right.append(solved ^ (rng.random(6 * ITEMS) < 0.01))
+    outcomes = who.loc[who.index.repeat(len(steps) * len(ids))].reset_index(drop=True)
+    outcomes["step"] = np.tile(np.repeat(steps, len(ids)), len(cells))
+    outcomes["benchmark"] = pd.Categorical(np.tile(np.repeat(names, questions), 2 * len(cells)))
+    outcomes["question_id"] = pd.Categorical(np.tile(ids, 2 * len(cells)))
+    outcomes = outcomes.assign(n=samples, correct=np.concatenate(correct))
+    outcomes["valid"] = outcomes["correct"].astype("Int64")
+    general = who.loc[who.index.repeat(6 * ITEMS)].reset_index(drop=True)
+    general["benchmark"] = pd.Categorical(np.tile(np.repeat(list("abcdef"), ITEMS), len(cells)))
+    general["item_id"] = np.tile(np.arange(ITEMS), 6 * len(cells)).astype(str)
+    general["correct"] = np.concatenate(right).astype(int)
+    training = who.loc[who.index.repeat(8)].reset_index(drop=True)
+    training = training.assign(step=np.tile(range(1, 9), len(cells)), reward=0.3)
+    return Tables("nano", outcomes, general, {suite: 2}, training)
 
 
 def together(*parts):

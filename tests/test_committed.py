@@ -9,13 +9,13 @@ from excursions.findings import estimates
 from excursions.models.model import load_model
 from excursions.results import tables as results
 from excursions.rollout.torch_engine import TorchEngine
-from excursions.study.runs import Run, is_current
+from excursions.study.run import Run, is_current
 from excursions.training import pretrain
 from excursions.training.recipes import training
 
 ROOT = Path(__file__).parents[1]
 STUDY = params.load(ROOT / "params.yaml")
-NANO = STUDY.nano
+NANO = STUDY.scale("nano")
 
 
 def test_every_run_of_the_study_is_there_and_current():

@@ -13,7 +13,8 @@ from hub_project import write_params
 
 from excursions import cli
 from excursions.results import tables as results
-from excursions.study.runs import Run, train_run
+from excursions.study.one_run import train_run
+from excursions.study.run import Run
 from excursions.training import pretrain, recipes
 
 RECIPES = ("base", "sft", "rl", "sft_rl", "parallel")

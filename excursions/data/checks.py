@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
+from collections import Counter
+from collections.abc import Sequence
 
-from excursions.data import public as hub
-from excursions.data.nano import corpus
-from excursions.data.questions import Question, normalize
-from excursions.evaluation.outcomes import load_questions, questions_digest
+from excursions.data.loading import questions_digest
+from excursions.data.questions import QuestionSet, normalize
+from excursions.data.source import open_source
 from excursions.grading import grade
 from excursions.params import Scale, UserError
 
-STREAM_BLOCKS = 10  # of the nano pretraining stream, searched for questions
-STREAM_DOCUMENTS = 2000  # of a public one
-SPOKEN = 8  # words: a shorter question may stand in a public text by chance
+KS = (1, 8, 32)
 
 
 def check_data(scale: Scale) -> dict:
@@ -24,15 +21,15 @@ def check_data(scale: Scale) -> dict:
     at nano scale that occurs in the stream. Of public data it is counted what nobody can mend: test questions that read
     alike (three pairs of MATH's 5,000, two of which differ by a sign) or that occur in the stream.
     """
-    questions = load_questions(scale)
-    public = scale.questions.source == "hub"
+    source = open_source(scale)
+    questions = source.questions()
     seen: dict[str, str] = {}
     alike = 0
     for split, rows in vars(questions).items():
         before = set(seen)
         for q in rows:
             key = normalize(q.text)
-            if public and split == "test" and key in seen and key not in before:
+            if not source.made_here and split == "test" and key in seen and key not in before:
                 alike += 1
             elif key in seen:
                 raise UserError(f"{q.id} ({split}) asks the same as {seen[key]}; change questions.seed.")
@@ -42,57 +39,29 @@ def check_data(scale: Scale) -> dict:
                     raise UserError(f"{q.id}: the grader rejects a gold solution: {solution!r} for {q.answer!r}.")
             if len(set(q.solutions)) < len(q.solutions):
                 raise UserError(f"{q.id} has the same gold solution twice.")
-    everything = [q for rows in vars(questions).values() for q in rows]
     found = {
         "questions": {split: len(rows) for split, rows in vars(questions).items()},
-        "solutions": sum(len(q.solutions) for q in everything),
+        "solutions": sum(len(q.solutions) for rows in vars(questions).values() for q in rows),
         "sha256": questions_digest(scale),
+        "guess_floor": guess_floors(questions),
     }
-    if not public:
-        return found | {"stream": check_stream(scale, seen)}
-    stream = hub.TextStream(scale.hub.stream, scale.hub.stream_config)
-    return found | {
-        "training_rows": hub.train_counts(scale),
-        "test_questions_alike": alike,
-        "stream": search_stream(stream, questions.test),
-    }
+    if not source.made_here:
+        found["test_questions_alike"] = alike
+        seen = {normalize(q.text): q.id for q in questions.test}
+    return found | source.search_stream(seen)
 
 
-def check_stream(scale: Scale, asked: dict[str, str]) -> dict[str, int]:
-    """Searches the beginning of the pretraining stream for the questions `asked` (normalized text -> id)."""
-    tokenizer = corpus.tokenizer(scale.questions.seed)
-    tokens, documents = 0, 0
-    for ids in islice(corpus.token_blocks(scale.questions), STREAM_BLOCKS):
-        if (ids == tokenizer.unk_token_id).any():
-            raise UserError("the pretraining stream holds words that the tokenizer does not know.")
-        tokens += len(ids)
-        for document in tokenizer.decode(ids).split(tokenizer.eos_token):
-            documents += 1
-            story = document[: document.find(" ? ") + 2].strip().removeprefix("question : ")
-            if normalize(story) in asked:
-                raise UserError(f"{asked[normalize(story)]} occurs in the pretraining stream: {document}")
-    return {"tokens_searched": tokens, "documents_searched": documents}
+def guess_floors(questions: QuestionSet) -> dict[str, dict[str, float]]:
+    """pass@k in percent of answers drawn from the training answers, by benchmark of the test and k."""
+    said = [q.answer for q in questions.train]
+    floors: dict[str, dict[str, float]] = {}
+    for benchmark in dict.fromkeys(q.benchmark for q in questions.test):
+        wanted = [q.answer for q in questions.test if q.benchmark == benchmark]
+        floors[benchmark] = {str(k): 100 * guess_floor(said, wanted, k) for k in KS}
+    return floors
 
 
-def search_stream(stream: hub.TextStream, asked: Iterable[Question]) -> dict[str, int | list[str]]:
-    """Searches the first documents of a public stream for whole questions of at least SPOKEN words.
-
-    Returns how many documents were searched, and the ids of the questions found.
-    """
-    by_start: dict[tuple[str, ...], list[tuple[list[str], str]]] = {}
-    for q in asked:
-        words = normalize(q.text).split()
-        if len(words) >= SPOKEN:
-            by_start.setdefault(tuple(words[:SPOKEN]), []).append((words, q.id))
-    documents, found = 0, set()
-    while documents < STREAM_DOCUMENTS:
-        document = stream.next_text()
-        if stream.passes > 1:
-            break
-        documents += 1
-        words = normalize(document).split()
-        for at in range(len(words)):
-            for question, name in by_start.get(tuple(words[at : at + SPOKEN]), ()):
-                if words[at : at + len(question)] == question:
-                    found.add(name)
-    return {"documents_searched": documents, "test_questions_found": sorted(found)}
+def guess_floor(said: Sequence[str], wanted: Sequence[str], k: int) -> float:
+    """Mean pass@k, 0 to 1, of drawing k answers from `said` for each question, whose answers are `wanted`."""
+    shares = Counter(said)
+    return sum(1 - (1 - shares[answer] / len(said)) ** k for answer in wanted) / len(wanted)

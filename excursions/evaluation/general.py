@@ -12,69 +12,24 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import random
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from excursions.data import nano
+from excursions.data.general import HARNESS_TASKS, GeneralTasks
+from excursions.models.scoring import log_likelihoods
 from excursions.params import UserError
-
-# benchmark -> the harness's name of the task, the folder of its task file, the columns it reads of the hub's dataset
-HARNESS_TASKS = {
-    "lambada": ("lambada_openai", "lambada", ("text",)),
-    "hellaswag": ("hellaswag", "hellaswag", ("activity_label", "ctx_a", "ctx_b", "endings", "label")),
-    "arc_easy": ("arc_easy", "arc", ("question", "choices", "answerKey")),
-    "arc_challenge": ("arc_challenge", "arc", ("question", "choices", "answerKey")),
-    "piqa": ("piqa", "piqa", ("goal", "sol1", "sol2", "label")),
-    "openbookqa": ("openbookqa", "openbookqa", ("question_stem", "choices", "answerKey")),
-}
-BENCHMARKS = tuple(HARNESS_TASKS)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the six benchmarks come from."""
-
-    tasks: dict[str, str]  # benchmark -> the harness's name of the task
-    folder: Path | None = None  # task files that replace the harness's own
-    metadata: dict[str, int] = field(default_factory=dict)  # handed to the tasks that make their items
-    limit: int | None = None  # items of each benchmark; None = all
-    copies: Path | None = None  # <harness's name of the task>.jsonl in place of the hub's datasets; None = the hub
-
-
-def nano_source(world_seed: int, items: int, items_seed: int) -> Source:
-    """The benchmarks over the nano world, `items` of each. No network, no files but our own."""
-    metadata = {"world_seed": world_seed, "items": items, "items_seed": items_seed}
-    folder = Path(nano.__file__).parent / "tasks"
-    return Source({name: f"nano_{name}" for name in BENCHMARKS}, folder, metadata)
-
-
-def hub_source(items: int, folder: Path | None = None) -> Source:
-    """The real benchmarks, from the Hugging Face hub or a folder of local copies; the first `items` of each, 0 = all.
-
-    folder: holds lambada_openai.jsonl, hellaswag.jsonl, arc_easy.jsonl, arc_challenge.jsonl, piqa.jsonl and
-    openbookqa.jsonl, one JSON object a line with the columns of the hub's dataset: the split that the harness scores
-    (validation for HellaSwag and PIQA, else test). Raises UserError naming the file, line and column that is not so.
-    """
-    tasks = {name: task for name, (task, _, _) in HARNESS_TASKS.items()}
-    if folder is not None:
-        folder = Path(folder).expanduser().resolve()
-        for name, task in tasks.items():
-            _check_copy(name, folder / f"{task}.jsonl")
-    return Source(tasks, limit=items or None, copies=folder)
 
 
 def evaluate_general(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, source: Source, batch_size: int = 128
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, source: GeneralTasks, batch_size: int = 128
 ) -> list[dict]:
-    """One row per benchmark: {"benchmark", "n", "correct"}. The model stays as it was, random states too.
+    """One row per item: {"benchmark", "item_id", "correct"} (1 or 0). The model stays as it was, random states too.
 
     Raises UserError if the harness or the hub does not have a benchmark.
     """
@@ -89,24 +44,58 @@ def evaluate_general(
             for task in loaded["tasks"].values():
                 task.set_config(key="num_fewshot", value=0)
             harness_model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-            found = evaluate(harness_model, loaded, limit=source.limit, bootstrap_iters=0, log_samples=False)
+            if model._supports_attention_backend:  # else the harness's own passes, one a choice
+
+                def answer(requests: list, **_) -> list[tuple[float, bool]]:
+                    return answers(model, [ids for _, *ids in requests], harness_model.max_length, batch_size)
+
+                harness_model._loglikelihood_tokens = answer
+            found = evaluate(harness_model, loaded, limit=source.limit, bootstrap_iters=0, log_samples=True)
     finally:
         model.train(was_training)
         random.setstate(random_state)  # the harness draws from it
-    rows = []
-    for name, task in source.tasks.items():
-        n = found["n-samples"][task]["effective"]
-        rows.append({"benchmark": name, "n": n, "correct": round(found["results"][task]["acc,none"] * n)})
-    return rows
+    return [
+        {"benchmark": name, "item_id": str(item["doc"].get("id", item["doc_id"])), "correct": int(item["acc"])}
+        for name, task in source.tasks.items()
+        for item in found["samples"][task]
+    ]
 
 
-def check_source(source: Source) -> None:
+def answers(
+    model: torch.nn.Module, asked: list[list[list[int]]], max_length: int, batch_size: int
+) -> list[tuple[float, bool]]:
+    """(context, continuation) in token ids -> log-likelihood of the continuation, and whether it is the greedy one.
+
+    A context goes through the model once for all its continuations, about `batch_size` of them in a pass; one that is
+    too long loses its beginning, as in the harness.
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    for i, (context, continuation) in enumerate(asked):
+        places.setdefault(tuple(context[-(max_length + 1 - len(continuation)) :]), []).append(i)
+    batches, rows = [[]], 0
+    for context in sorted(places, key=len):  # of like length: little padding
+        if rows >= batch_size:
+            batches.append([])
+            rows = 0
+        batches[-1].append(context)
+        rows += len(places[context])
+    found: list[tuple[float, bool]] = [(0.0, False)] * len(asked)
+    for batch in filter(None, batches):
+        continuations = [[asked[i][1] for i in places[context]] for context in batch]
+        of_batch = log_likelihoods(model, [list(context) for context in batch], continuations)
+        for context, of_context in zip(batch, of_batch, strict=True):
+            for i, answer in zip(places[context], of_context, strict=True):
+                found[i] = answer
+    return found
+
+
+def check_tasks(source: GeneralTasks) -> None:
     """Loads the tasks once, which downloads what is not there yet: a failure shows before training and not after it."""
     with _quiet(), tempfile.TemporaryDirectory() as scratch:
         load_tasks(source, Path(scratch))
 
 
-def load_tasks(source: Source, scratch: Path) -> dict:
+def load_tasks(source: GeneralTasks, scratch: Path) -> dict:
     """The harness's tasks with their data: {"tasks": {name: task}, ...}. `scratch` must outlive them."""
     from lm_eval.tasks import TaskManager
 
@@ -155,50 +144,6 @@ def _with_copy(name: str, copies: Path, scratch: Path) -> Path:
     file = scratch / f"{task}.yaml"
     file.write_text(yaml.safe_dump(own | {"task": task}), encoding="utf-8")
     return file
-
-
-def _check_copy(name: str, file: Path) -> None:
-    """Raises UserError unless every line has the columns that the harness reads, and an answer among its choices."""
-    if not file.is_file():
-        accepted = ", ".join(f"{task}.jsonl" for task, _, _ in HARNESS_TASKS.values())
-        raise UserError(f"{file} does not exist: hub.general in params.yaml is to be a folder with {accepted}.")
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{file}, line {number}: not valid JSON ({error}).") from None
-            try:
-                wrong = _wrong_with(row, HARNESS_TASKS[name][2])
-            except (TypeError, AttributeError):
-                wrong = f"a column has the wrong type: {line.strip()[:200]}"
-            if wrong:
-                raise UserError(f"{file}, line {number}: {wrong}.")
-
-
-def _wrong_with(row: object, columns: tuple[str, ...]) -> str | None:
-    """What keeps the harness from scoring a row, if anything."""
-    if not isinstance(row, dict):
-        return f"found {row!r}, expected an object with the columns {', '.join(columns)}"
-    for column in columns:
-        if column not in row:
-            return f"column '{column}' is missing, found {', '.join(row)}; expected {', '.join(columns)}"
-    if "choices" in columns:
-        choices = row["choices"]
-        if not isinstance(choices, dict) or not isinstance(choices.get("label"), list):
-            return f"column 'choices' is {choices!r}, expected {{'text': [...], 'label': [...]}}"
-        if len(choices["label"]) != len(choices.get("text", [])):
-            return f"column 'choices' has {len(choices['label'])} labels for the texts {choices.get('text')!r}"
-        key = row["answerKey"].lstrip() if "question_stem" in columns else row["answerKey"]  # as the harness does
-        if key not in choices["label"]:
-            return f"column 'answerKey' is {row['answerKey']!r}, expected one of {', '.join(choices['label'])}"
-    elif "label" in columns:
-        n_choices = len(row["endings"]) if "endings" in columns else 2
-        if str(row["label"]) not in map(str, range(n_choices)):
-            return f"column 'label' is {row['label']!r}, expected 0 to {n_choices - 1}"
-    elif " " not in row["text"]:
-        return f"column 'text' is {row['text']!r}, expected a text whose last word is asked"
-    return None
 
 
 @contextlib.contextmanager

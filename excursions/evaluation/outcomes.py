@@ -3,140 +3,102 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from excursions.data import public as hub
-from excursions.data.nano import corpus
-from excursions.data.questions import Question, QuestionSet, build_prompt, cut_completion
+from excursions.data.general import GeneralTasks
+from excursions.data.loading import asked_questions, digest, examples_for, few_shot_examples
+from excursions.data.prompts import check_lengths, prompt_ids
+from excursions.data.questions import Question
+from excursions.data.source import open_source
 from excursions.evaluation import general
-from excursions.grading import grade
 from excursions.models.processes import Processes
 from excursions.params import Evaluate, Questions, Scale
+from excursions.rollout.rewards import grade_completions
 from excursions.rollout.sampler import Sampler, sample_seed
 
 
-def measure_outcomes(
-    engine: Sampler,
-    tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Question],
-    examples: Sequence[Question],
-    questions: Questions,
-    params: Evaluate,
-    processes: Processes | None = None,
-) -> tuple[pd.DataFrame, list[dict]]:
-    """n samples per question, graded. Several processes share the questions, and each gets the whole result.
+@dataclass(frozen=True)
+class Exam:
+    """What a model is asked, and how."""
 
-    examples: shown before each question; of examples that belong to several benchmarks, those of its own.
-    Returns a table with one row per question (`benchmark, question_id, n, correct`), and the completions of the first
-    `kept_questions` questions of each benchmark. The seed of a sample depends on the question and on its number alone:
-    all models are asked with the same random numbers, which makes comparisons between them paired.
-    """
-    kept_ids, seen = set(), dict.fromkeys({q.benchmark for q in asked}, 0)
+    asked: tuple[Question, ...]
+    examples: tuple[Question, ...]  # shown before each question; of several benchmarks, those of its own
+    questions: Questions
+    evaluate: Evaluate
+    kept: frozenset[str]  # ids of the questions whose completions are kept
+    check_steps: Callable[[Question, str], bool] | None  # whether a completion derives its answer, if that can be told
+
+    def parts(self, size: int) -> list[Exam]:
+        """The same in parts of so many questions, which can be measured one by one."""
+        return [replace(self, asked=self.asked[at : at + size]) for at in range(0, len(self.asked), size)]
+
+    def digest(self) -> str:
+        """Of everything that its result depends on besides the model and the code."""
+        about = [digest(self.asked), digest(self.examples), asdict(self.questions), asdict(self.evaluate)]
+        kept = sorted(self.kept & {q.id for q in self.asked})
+        return hashlib.sha256(json.dumps([*about, kept], sort_keys=True).encode()).hexdigest()
+
+
+def make_exam(scale: Scale, split: str, per_benchmark: int, shots: int) -> Exam:
+    """The first questions of each benchmark of a split, after `shots` worked examples (paper: 8 for base, else 0)."""
+    asked = tuple(asked_questions(scale, split, per_benchmark))
+    kept, seen = set(), dict.fromkeys({q.benchmark for q in asked}, 0)
     for q in asked:
         seen[q.benchmark] += 1
-        if seen[q.benchmark] <= params.kept_questions:
-            kept_ids.add(q.id)
-    own = processes.share(asked) if processes else asked
-    prompts = [build_prompt(q.text, examples_for(q, examples), questions) for q in own]
-    prompt_ids = tokenizer(prompts, add_special_tokens=False).input_ids if prompts else []
+        if seen[q.benchmark] <= scale.evaluate.kept_questions:
+            kept.add(q.id)
+    examples = few_shot_examples(scale, shots)
+    return Exam(asked, examples, scale.questions, scale.evaluate, frozenset(kept), open_source(scale).check_steps())
+
+
+def measure_outcomes(
+    exam: Exam, engine: Sampler, tokenizer: PreTrainedTokenizerBase, processes: Processes
+) -> tuple[list[dict], list[dict]]:
+    """n samples per question, graded. Several processes share the questions, and each gets the whole result.
+
+    Returns one row per question (`benchmark, question_id, n, correct, valid`; valid: correct and derived step by step,
+    None where that cannot be told), and the first `kept_samples` completions of the questions that are kept. The seed
+    of a sample depends on the question and on its number alone: all models are asked with the same random numbers,
+    which makes comparisons between them paired.
+    """
+    params = exam.evaluate
+    own = processes.share(exam.asked)
+    prompts = [prompt_ids(tokenizer, q.text, examples_for(q, exam.examples), exam.questions) for q in own]
+    check_lengths(prompts, params.max_new_tokens, engine.context, "evaluate.max_new_tokens")
     seeds_pg = [[sample_seed(params.seed, 0, q.id, i) for i in range(params.samples)] for q in own]
-    found = engine.generate(prompt_ids, seeds_pg, max_new_tokens=params.max_new_tokens, temperature=params.temperature)
-    texts, grades = grade_completions(tokenizer, found, [q.answer for q in own], questions)
+    how = {"max_new_tokens": params.max_new_tokens, "temperature": params.temperature, "stop": exam.questions.stop}
+    found = engine.generate(prompts, seeds_pg, **how)
+    texts, grades = grade_completions(tokenizer, found, [q.answer for q in own], exam.questions)
     measured = []
     for q, prompt, completions, text_g, grade_g in zip(own, prompts, found, texts, grades, strict=True):
+        valid_g = [_is_valid(exam, q, text, correct) for text, correct in zip(text_g, grade_g, strict=True)]
+        valid = None if exam.check_steps is None else sum(map(bool, valid_g))
         row = {"benchmark": q.benchmark, "question_id": q.id, "n": len(grade_g), "correct": sum(grade_g)}
-        about = {"benchmark": q.benchmark, "question_id": q.id, "prompt": prompt, "gold": q.answer}
+        about = {"benchmark": q.benchmark, "question_id": q.id, "prompt": tokenizer.decode(prompt), "gold": q.answer}
         kept = [
-            about | {"completion": text, "correct": correct, "stop_reason": completion.stop_reason}
-            for text, correct, completion in zip(text_g, grade_g, completions, strict=True)
+            about | {"completion": text, "correct": correct, "valid": derived, "stop_reason": completion.stop_reason}
+            for text, correct, derived, completion in zip(text_g, grade_g, valid_g, completions, strict=True)
         ]
-        measured.append((row, kept if q.id in kept_ids else []))
-    measured = processes.join(measured) if processes else measured
-    return pd.DataFrame([row for row, _ in measured]), [sample for _, kept in measured for sample in kept]
+        measured.append((row | {"valid": valid}, kept[: params.kept_samples] if q.id in exam.kept else []))
+    measured = processes.join(measured)
+    return [row for row, _ in measured], [sample for _, kept in measured for sample in kept]
 
 
-def examples_for(question: Question, examples: Sequence[Question]) -> list[Question]:
-    """Those of its own benchmark, if there are any; else all."""
-    return [e for e in examples if e.benchmark == question.benchmark] or list(examples)
-
-
-def grade_completions(
-    tokenizer: PreTrainedTokenizerBase, found: list[list], golds: Sequence[str], questions: Questions
-) -> tuple[list[list[str]], list[list[bool]]]:
-    """Texts and grades (prompt, group) of completions; a completion without a marked final answer is wrong."""
-    flat = [completion.token_ids for group in found for completion in group]
-    texts = [cut_completion(t, questions) for t in tokenizer.batch_decode(flat, skip_special_tokens=True)]
-    flat_golds = [gold for gold, group in zip(golds, found, strict=True) for _ in group]
-    grades = grade.grade_batch(texts, flat_golds, marked_only=True)
-    texts_pg, grades_pg, at = [], [], 0
-    for group in found:
-        texts_pg.append(texts[at : at + len(group)])
-        grades_pg.append(grades[at : at + len(group)])
-        at += len(group)
-    return texts_pg, grades_pg
+def _is_valid(exam: Exam, question: Question, text: str, correct: bool) -> bool | None:
+    if exam.check_steps is None:
+        return None
+    return correct and exam.check_steps(question, text)
 
 
 def measure_general(
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    scale: Scale,
-    processes: Processes | None = None,
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, tasks: GeneralTasks, processes: Processes
 ) -> pd.DataFrame:
-    """Accuracy counts `benchmark, n, correct` on the six general benchmarks, which several processes share."""
-    source = general_source(scale)
-    if processes is None:
-        return pd.DataFrame(general.evaluate_general(model, tokenizer, source))
-    own = replace(source, tasks=dict(processes.share(source.tasks.items())))
-    rows = general.evaluate_general(model, tokenizer, own) if own.tasks else []
-    return pd.DataFrame(processes.join(rows))
-
-
-def general_source(scale: Scale) -> general.Source:
-    """Where the scale's general benchmarks come from. Raises UserError for local copies that cannot be scored."""
-    if scale.questions.source == "nano":
-        return general.nano_source(scale.questions.seed, scale.evaluate.general, scale.evaluate.seed)
-    return general.hub_source(scale.evaluate.general, Path(scale.hub.general) if scale.hub.general else None)
-
-
-def model_digest(model: torch.nn.Module) -> str:
-    """sha256 over all weights: two models with the same digest give the same measurements."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def asked_questions(scale: Scale, split: str, per_benchmark: int) -> list[Question]:
-    """The first questions of each benchmark of a split."""
-    pool = getattr(load_questions(scale), split)
-    names = (scale.questions.easy, scale.questions.hard)
-    return [q for name in names for q in [q for q in pool if q.benchmark == name][:per_benchmark]]
-
-
-def load_questions(scale: Scale) -> QuestionSet:
-    """The scale's questions: made here (nano), or public data."""
-    return corpus.question_set(scale.questions) if scale.questions.source == "nano" else hub.load_question_set(scale)
-
-
-def few_shot_examples(scale: Scale, shots: int) -> tuple[Question, ...]:
-    """The first `shots` worked examples of each benchmark that has any."""
-    counts: dict[str, int] = {}
-    found = []
-    for example in load_questions(scale).examples:
-        counts[example.benchmark] = counts.get(example.benchmark, 0) + 1
-        if counts[example.benchmark] <= shots:
-            found.append(example)
-    return tuple(found)
-
-
-def questions_digest(scale: Scale) -> str:
-    """sha256 over all questions with their answers and solutions."""
-    everything = [q for rows in vars(load_questions(scale)).values() for q in rows]
-    text = "\n".join("\t".join([q.id, q.text, q.answer, *q.solutions]) for q in everything)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Items `benchmark, item_id, correct` of the general benchmarks, which several processes share."""
+    own = replace(tasks, tasks=dict(processes.share(list(tasks.tasks.items()))))
+    return pd.DataFrame(processes.join(general.evaluate_general(model, tokenizer, own) if own.tasks else []))

@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from excursions.files import whole_file
+from excursions.recipes import RECIPES
 
 
 class Look(NamedTuple):
@@ -33,17 +34,8 @@ class Look(NamedTuple):
     dashes: str = "-"
 
 
-# Dashed: what has seen all gold solutions. Dotted: the base model 0-shot, where every recipe starts.
-LOOKS = {
-    "base": Look("#222222", "o", "base (few-shot)"),
-    "base_0shot": Look("#7f7f7f", "o", "base 0-shot", ":"),
-    "rl": Look("#0173b2", "s", "RL"),
-    "sft": Look("#de8f05", "^", "SFT (one solution)"),
-    "sft_gold": Look("#8c2d04", "v", "SFT-Gold (all solutions)", "--"),
-    "sft_rl": Look("#029e73", "D", "SFT → RL"),
-    "sft_gold_rl": Look("#6a3d9a", "P", "SFT-Gold → RL", "--"),
-    "parallel": Look("#e7298a", "X", "parallel averaging"),
-}
+LOOKS = {recipe.name: Look(recipe.color, recipe.marker, recipe.label, recipe.dashes) for recipe in RECIPES.values()}
+LOOKS["base_0shot"] = Look("#7f7f7f", "o", "base 0-shot", ":")  # where every recipe starts
 DASHES = {1: "-", 8: "--", 32: ":"}  # of pass@k, where curves of several k share a panel
 GREY = "#777777"
 PAPER = "#fbf8f0"  # the ground of the paper's panels

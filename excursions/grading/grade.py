@@ -1,190 +1,40 @@
 """Final answer of a completion -> correct or not: the reward of RL and the verdict of every evaluation.
 
-`extract_answer` finds the ONE answer a text commits to. If it and the gold answer are plain numbers, they are
-compared here, in microseconds: that is all of GSM8K and of the nano scale, and grading sits in the RL loop.
-Everything else (formulas, sets, intervals, matrices, prose) goes to math-verify, which parses LaTeX and asks
+`answers` finds the one answer a text commits to, `numerals` the number that it states. Two numbers, and two lists of
+whole numbers, are compared here, in microseconds: that is all of GSM8K and of the nano scale, and grading sits in the
+RL loop. Everything else (formulas, sets, intervals, matrices, prose) goes to math-verify, which parses LaTeX and asks
 sympy, in a process that is killed when it takes too long. What cannot be graded in time is wrong.
 
-Which answer counts, when a text holds several:
-- A solution ends where the text starts a new question ("Question:", a chat token): a base model that was
-  shown worked examples runs on past its answer and invents the next one. What comes after is not graded.
-- Before that, `\\boxed{}` goes before `####`, and that before "the answer is" and a line "A: ".
-- The last box counts (MATH's rule; problems and steps hold other boxes), or it and the boxes it is joined to
-  by "and" or a comma, as a list. The last "the answer is" counts. The first `####` counts, and the number
-  right behind it (GSM8K's rule), so that no list of guesses and no sum left unevaluated earns a reward.
+One rule for boxed, bare and hashed answers: where the gold answer is a number, an answer that states no number must be
+a formula (`10^3 = 1000`, `\\sqrt{16}`). A list of guesses, a number among words that change it, a range, a number in
+another base are none. After `####` not even a sum is: what is asked for there is its value.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from excursions.grading import math_worker
+from excursions.grading.answers import LONGEST_ANSWER, Marked, extract_answer, marked_answer
+from excursions.grading.numerals import (
+    Numeral,
+    changing_words,
+    plain_signs,
+    read_number,
+    same_number,
+    spelled,
+    unwrapped,
+)
 from excursions.params import UserError
 
+__all__ = ["extract_answer", "grade_batch", "grade_jsonl", "is_correct"]
+
 TIME_LIMIT = 3.0  # seconds of processor time for one pair; most need milliseconds
-LONGEST_TEXT = 4_000  # characters shown to math-verify; the longest gold answer of MATH has 158
-LONGEST_NUMBER = 300  # characters
-
-# --- Which part of the text is the answer ---
-
-_MARK = re.compile(r"\\boxed|\\fbox|####|(?i:\banswer\b)[^\n.:=]{0,40}?(?:\bis\b|[:=])|^A:", re.MULTILINE)
-_NEW_QUESTION = re.compile(
-    r"<\|\w+\|>|</s>|<eos>|\bquestion\s*:"
-    r"|^[^\w\n]{0,10}(?:question|problem|exercise|instruction|human|user|q)[ \t]*\d*[ \t]*[:.]",
-    re.IGNORECASE | re.MULTILINE,
-)
-# A box with braces; one without ("\boxed 4"); a brace. A doubled backslash: a box escaped once too often.
-_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*(?:(\{)|([^\s{}$\\]+))|\\.|[{}]", re.DOTALL)
-_JOINED = re.compile(r"(?:[^\n]{0,60}(?:,|;|\band\b|\bor\b))?[^A-Za-z0-9\n]{0,10}")
-_LATEX_GLUE = re.compile(r"\\(?:text|mbox|quad|qquad)\b")
-_HASHES = re.compile(r"####\s*([^\n#]*)")
-_STATED = re.compile(r"\banswer\b[^\n.:=$]{0,40}?(?:\bis\b|[:=])[\s:*]*", re.IGNORECASE)
-_STATED_END = re.compile(r"\n|[.!?](?:\s|$)|\*\*")
-_CHOICE = re.compile(r"\(?([A-J])\)?(?:[.,:;)]\s|$)")
-_LETTERED = re.compile(r"^A:[ \t]*(\S.*)$", re.MULTILINE)
-_DELIMITED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
-
-
-def extract_answer(text: str) -> str | None:
-    """The final answer that a text marks as such, without its mark; None if it marks none."""
-    return next(iter(_readings(text)), None)
-
-
-def _readings(text: str) -> list[str]:
-    """No answer, the answer, or the answer and the list that it ends."""
-    mark = _MARK.search(text)
-    if mark is None:
-        return []
-    restart = _NEW_QUESTION.search(text, mark.end())
-    if restart is not None:
-        text = text[: restart.start()]
-    if "boxed" in text or "\\fbox" in text:
-        boxes = _boxes(text)
-        if boxes:
-            return boxes
-    answer = _after_hashes(text) or _stated(text)
-    return [answer] if answer else []
-
-
-def _boxes(text: str) -> list[str]:
-    """The content of the last balanced, non-empty box; then, if other boxes lead to it, the whole list."""
-    boxes: list[tuple[int, int, str]] = []  # start, end, content
-    open_braces: list[tuple[int, int]] = []  # start of its box (-1: a bare brace), start of its content
-    for token in _BOX.finditer(text, max(0, text.find("box") - 4)):
-        if token.group(1):
-            open_braces.append((token.start(), token.end()))
-        elif token.group(2):
-            boxes.append((token.start(), token.end(), token.group(2).rstrip(".,;")))
-        elif token.group() == "{":
-            open_braces.append((-1, token.end()))
-        elif token.group() == "}" and open_braces:
-            start, content_start = open_braces.pop()
-            if start >= 0:
-                boxes.append((start, token.end(), text[content_start : token.start()].strip()))
-    boxes = sorted(box for box in boxes if box[2])
-    if not boxes:
-        return []
-    joined = [boxes[-1][2]]
-    for (_, end, content), (following, _, next_content) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
-        between = _LATEX_GLUE.sub("", text[end : min(following, end + 200)])
-        if end > following or not _JOINED.fullmatch(between):
-            break
-        if content != next_content:
-            joined.append(content)
-    return joined if len(joined) == 1 else [joined[0], ", ".join(reversed(joined))]
-
-
-def _after_hashes(text: str) -> str | None:
-    """What follows the first `####` that is no Markdown heading; of "12 + 5" the first number."""
-    for match in _HASHES.finditer(text):
-        answer = match.group(1).strip()
-        number = _LEADING_NUMBER.match(answer)
-        if number is not None and "\\" not in answer:
-            return number.group()
-        if answer and len(answer.split()) <= 5:
-            return answer
-    return None
-
-
-def _stated(text: str) -> str | None:
-    """What the last "the answer is" or "Answer:" says, up to the sentence's end; else the last line "A: "."""
-    for match in reversed(list(_STATED.finditer(text))):
-        rest = text[match.end() : match.end() + LONGEST_TEXT]
-        formula = _DELIMITED.match(rest)
-        if formula is not None:
-            return next(filter(None, formula.groups())).strip()
-        choice = _CHOICE.match(rest)
-        if choice is not None:
-            return choice.group(1)
-        answer = _STATED_END.split(rest, maxsplit=1)[0].strip()
-        if answer:
-            return answer
-    lettered = _LETTERED.findall(text)
-    return lettered[-1].strip() if lettered else None
-
-
-# --- Plain numbers: 18, -3.50, $1,234.5, 14{,}916, 28\%, 120^\circ, 18 dollars, 15\mbox{ cm}^2, \frac38 ---
-
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
-_LEADING_NUMBER = re.compile(rf"[-+]?\s*[$€£]?\s*[-+]?{_DIGITS}(?:\s*/\s*\d+\b)?(?:\s*%)?(?!\w|\s*[,:]\s*\d)")
-_CLEAN_NUMBER = re.compile(r"-?[1-9]\d*|0")
-_DROPPED = re.compile(r"^\s*\\text\s*\{[^{}]*\}\s*=|\\!\s*|\{(?=,\})|(?<=,)\}|\\left|\\right|\\?\$|\*\*|\\[()\[\]]")
-_SPACES = re.compile(r"\\[,;: ]|~|\\(?:text|mbox|mathrm|textrm|textbf|mathbf)\s*(?=\{)")
-_DEGREES = re.compile(r"\^\s*(?:\\circ|\{\\circ\})")
-_FRACTION = re.compile(r"([-+]?)\s*(?:\\[dt]?frac\s*(?:\{(\d+)\}\s*\{(\d+)\}|(\d)\s*(\d))|(\d+)\s*/\s*(\d+))")
-_UNIT = (
-    # Words that take part in a number ("17 and a half", "3 million", "2 pi") are no unit.
-    r"(?!(?:and|or|plus|minus|times|over|mod|base|squared|cubed|half|halves|thirds?|quarters?|fourths?|dozen"
-    r"|hundred|thousand|million|billion|trillion|pi|sqrt|sin|cos|tan|log|exp|infinity|choose|factorial)\b)"
-    r"(?:[a-z]{3,}|cm|mm|km|kg|mg|ml|ft|lb|oz|hr|of|in|an?|to|at|by)\b[.³²]?(?:\s*\^\s*[23])?"
-)
-_NUMBER = re.compile(
-    rf"([-+]?)\s*[€£]?\s*([-+]?)({_DIGITS})\s*(%|percent\b|percentage\b)?"
-    rf"\s*(?:°|[€£])?(?:m[²³])?\s*(?:{_UNIT}[\s/,-]*){{0,8}}",
-    re.IGNORECASE,
-)
-_Number = tuple[str, bool]  # canonical ("18", "-12.5", "3/8"), and whether a percent sign follows
-
-
-def _plain_number(answer: str) -> _Number | None:
-    if len(answer) > LONGEST_NUMBER:
-        return None
-    return (answer, False) if _CLEAN_NUMBER.fullmatch(answer) else _decorated_number(answer)
-
-
-@lru_cache(maxsize=20_000)
-def _decorated_number(answer: str) -> _Number | None:
-    text = _SPACES.sub(" ", _DROPPED.sub("", answer)).replace("\\%", "%").replace("−", "-")
-    text = _DEGREES.sub("°", text).strip()
-    fraction = _FRACTION.fullmatch(text.rstrip("."))
-    if fraction is not None:
-        above, below = (int(part) for part in fraction.groups()[1:] if part)
-        return (str(Fraction(int(f"{fraction.group(1)}1") * above, below)), False) if below else None
-    number = _NUMBER.fullmatch(text.replace("{", " ").replace("}", " ").strip().rstrip("."))
-    if number is None or (number.group(1) and number.group(2)):
-        return None
-    whole, _, decimals = number.group(3).replace(",", "").partition(".")
-    canonical = ((whole.lstrip("0") or "0") + "." + decimals.rstrip("0")).rstrip(".")
-    minus = "-" if "-" in number.group(1) + number.group(2) and canonical != "0" else ""
-    return minus + canonical, number.group(4) is not None
-
-
-def _same_number(prediction: _Number, gold: _Number) -> bool:
-    """Integers, fractions exactly; decimals to 6 places, a tiny gold to 1/1000; 28% is 28 and is 0.28."""
-    if prediction[0] == gold[0]:
-        return True
-    exact = "." not in prediction[0] and "." not in gold[0]
-    if exact and prediction[1] == gold[1]:
-        return False  # two canonical texts
-    value, target = Fraction(prediction[0]), Fraction(gold[0])
-    values = [value] if prediction[1] == gold[1] else [value, value / 100 if prediction[1] else value * 100]
-    tolerance = 0 if exact else min(Fraction(1, 10**6), abs(target) / 1000)
-    return any(abs(value - target) <= tolerance for value in values)
-
+LONGEST_SAYING = 60  # characters; a longer text without a marked answer is a solution, whose last number may count
 
 # --- The verdict ---
 
@@ -195,11 +45,14 @@ def is_correct(prediction: str, gold: str, time_limit: float = TIME_LIMIT, marke
     `marked_only`: a text that marks no answer is wrong. RL and the evaluations want this, as the format is
     part of their task; without it the last number of any prose is rewarded. `time_limit`: see TIME_LIMIT.
     """
-    readings = _readings(prediction)
-    if not readings and not marked_only:
-        readings = [prediction.strip()]
-    target, number = _gold(gold)
-    return any(_same_answer(reading, target, number, time_limit) for reading in readings)
+    marked = marked_answer(prediction)
+    if marked is None and (marked_only or not prediction.strip()):
+        return False
+    target = _gold(gold)
+    if marked is None:
+        return _same_answer(Marked(prediction.strip()), target, time_limit, marked=False)
+    whole = marked.whole and marked._replace(answer=marked.whole)
+    return any(_same_answer(reading, target, time_limit) for reading in (marked, whole) if reading)
 
 
 def grade_batch(
@@ -232,30 +85,141 @@ def grade_jsonl(path: str | Path) -> list[bool]:
     return grades
 
 
+class _Gold(NamedTuple):
+    """A gold answer: its text, and what it states if that is a number, or whole numbers in a row."""
+
+    text: str
+    number: Numeral | None
+    integers: tuple[int, ...] | None
+    in_order: bool  # a list typed in words and signs apart, as at nano scale: "12 , 7"
+
+
 @lru_cache(maxsize=5_000)
-def _gold(gold: str) -> tuple[str, _Number | None]:
-    """The gold answer, also as a plain number if it is one; cached, as a question is sampled many times."""
-    answer = (_readings(gold) or [gold.strip()])[-1]
-    return answer, _plain_number(answer)
+def _gold(gold: str) -> _Gold:
+    """Cached, as a question is sampled many times."""
+    marked = marked_answer(gold)
+    text = (marked.whole or marked.answer) if marked else gold.strip()
+    # "5k" and "3m" are formulas in a gold answer; predictions are given the benefit of the unit.
+    number = None if _LETTER_AFTER_DIGIT.search(text) else read_number(text)
+    integers = None if number else _integers(text)
+    in_order = integers is not None and ("\\" not in text and bool((marked and marked.hashed) or _APART.search(text)))
+    return _Gold(text, number, integers, in_order)
 
 
-_WRAPPER = re.compile(r"\\(?:text|mbox|mathrm|mathcal|textbf|mathbf)\s*\{([^{}]*)\}")
-_LAYOUT = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,]|(?<!\w)\s+|\s+(?!\w)|\$|\.$")
-_PROSE = re.compile(r"[^\W\d_]{2,}[,:]?\s+[^\W\d_]{2,}|[^\W\d_a-zA-Zα-ωΑ-Ω]{2,}")
+_LETTER_AFTER_DIGIT = re.compile(r"\d ?[A-Za-z]$")
+_APART = re.compile(r"\d ,")
+_INTEGERS = re.compile(r"-?\d{1,18}(?: ?[,;] ?-?\d{1,18}){1,30}")
+_INTEGER = re.compile(r"-?\d+")
 
 
-def _same_answer(answer: str, gold: str, gold_number: _Number | None, time_limit: float) -> bool:
-    if not answer or not gold:
+def _integers(answer: str) -> tuple[int, ...] | None:
+    """The members of "12 , 7" or "(12, 7)"; None if it is no list of whole numbers, or a number such as 12,700."""
+    text = unwrapped(plain_signs(answer[:LONGEST_ANSWER])).replace("- ", "-")
+    return tuple(map(int, _INTEGER.findall(text))) if _INTEGERS.fullmatch(text) and not read_number(text) else None
+
+
+def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool = True) -> bool:
+    answer = reading.answer
+    if not answer or not gold.text:
         return False
-    if gold_number is not None:
-        number = _plain_number(answer)
-        if number is not None:
-            return _same_number(number, gold_number)
-        if "\\" not in answer and not any(map(str.isdigit, answer)):
-            return False  # words: no reason to wake math-verify
-    if max(len(answer), len(gold)) <= LONGEST_TEXT and _bare(answer) == _bare(gold):
+    if answer == gold.text:
         return True
-    return math_worker.verify(_for_parser(answer), _for_parser(gold), time_limit)
+    if gold.number is not None:
+        sum_, equals, value = answer.rpartition("=")
+        if equals and _SUM.fullmatch(sum_.replace("=", " ")):
+            answer = value.strip()  # 12 + 5 = 17, which early checkpoints write behind ####
+        number = read_number(answer) or (gold.number.decimal and read_number(_DECIMAL_COMMA.sub(".", answer))) or None
+        if number is not None:
+            return same_number(number, gold.number)
+        if "\\" not in answer and not any(map(str.isnumeric, answer)):
+            return False  # words: no reason to wake math-verify
+    elif gold.integers is not None and (gold.in_order or reading.hashed):
+        return _integers(answer) == gold.integers  # in order: the first of two people, then the second
+    answer, target = plain_signs(answer[-LONGEST_ANSWER:]), plain_signs(gold.text[-LONGEST_ANSWER:])
+    if _bare(answer) == _bare(target):
+        return True
+    based, target_based = _BASED.fullmatch(answer), _BASED.fullmatch(target)
+    if based or target_based:  # math-verify does not see it
+        return bool(based and target_based) and _base_and_digits(based) == _base_and_digits(target_based)
+    saying = len(answer) <= LONGEST_SAYING and not _CLAUSE.search(answer)
+    if marked or (saying and (changing_words(answer) or not answer[0].isalpha())):
+        if not (_is_formula(answer, reading.hashed) if gold.number is not None else _is_alike(answer, target)):
+            return False
+    saying = len(answer) <= LONGEST_SAYING and not _CLAUSE.search(answer)
+    if marked or (saying and (changing_words(answer) or not answer[0].isalpha())):
+        if not (_is_formula(answer, reading.hashed) if gold.number is not None else _is_alike(answer, target)):
+            return False
+        if _DOTS.search(answer) or _DOTS.search(target):
+            return _same_sequence(answer, target, time_limit)
+    return math_worker.verify(_for_parser(answer), _for_parser(target), time_limit)
+
+
+def _same_sequence(answer: str, gold: str, time_limit: float) -> bool:
+    """Term by term, as math-verify does not see that a sequence goes on."""
+    terms, gold_terms = (_DOTS.sub(r"\\ldots", text).split(",") for text in (answer, gold))
+    return 1 < len(terms) == len(gold_terms) < MOST_TERMS and all(
+        _bare(a.strip()) == _bare(b.strip()) or math_worker.verify(_for_parser(a), _for_parser(b), time_limit)
+        for a, b in zip(terms, gold_terms, strict=True)
+    )
+
+
+# --- What is shown to math-verify, and how ---
+
+MOST_TERMS = 20
+_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d{1,2}(?!\d|,)|\d{4,}+(?!,))")
+_WRAPPER = re.compile(r"\\(?:text|mbox|mathrm|mathcal|textbf|mathbf) ?\{([^{}]*)\}")
+_LAYOUT = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;]|(?<!\w) | (?!\w)|\$|\.$")
+_PROSE = re.compile(r"(?<![^\W\d_])[^\W\d_]{2,}+[,:]? [^\W\d_]{2}|[^\W\d_a-zA-Zα-ωΑ-Ω]{2,}")
+_CLAUSE = re.compile(r"\b(?:which|because|since|so|thus|hence|therefore)\b|[.!?] \w", re.IGNORECASE)
+_DOTS = re.compile(r"\\[lc]?dots[bcimo]?(?![a-z])|\.\.\.+")
+_BASED = re.compile(
+    r"\$?\(?(\d[0-9A-Za-z.]*)\)?(?:_\{?(?:\\text ?\{)?(\d{1,2})\}{0,2}|,? (?:in )?\(?base (\d{1,2})\)?)\$?\.?"
+)
+_COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
+_FONT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf) ?")
+_SPACE = re.compile(r"\\(?:[,;:! \\]|q?quad(?![a-z]))")
+_MATH_WORDS = frozenset("pi sqrt sin cos tan log ln exp mod power infinity".split())
+_GUESSES = re.compile(
+    r";|\d ?[|:?&@#] ?[-$]?\d|\d [-$]?\d|\d[A-Za-z]+\d|[-+*/]$|[\"&@#?]|[-=]>"
+    r"|\\(?:mid|vert|pm|mp|lor|vee|land|wedge|to|[Rr]ightarrow|implies)(?![a-z])"
+)
+_SUM = re.compile(r"[-+*/().\d, ]+")
+_MATHEMATICS = re.compile(r"[-=+*/^()\\!]")
+
+
+def _is_formula(answer: str, hashed: bool) -> bool:
+    """Whether an answer that states no number may be a formula with a number's value: no guesses, no saying."""
+    answer = _SPACE.sub(" ", _FONT.sub(" ", answer.strip("$ ")))
+    depth = 0
+    for char in answer:
+        depth += (char in "({[") - (char in ")}]")
+        if char == "," and depth <= 0:
+            return False
+    if _DOTS.search(answer) or changing_words(_COMMAND.sub(" ", answer)) - _MATH_WORDS or _GUESSES.search(answer):
+        return False
+    return bool(_MATHEMATICS.search(answer)) and not (hashed and "=" not in answer and _SUM.fullmatch(answer))
+
+
+def _is_alike(answer: str, gold: str) -> bool:
+    """Whether an answer and a gold answer that is no number say the same words, and neither offers a choice alone."""
+    words, gold_words = (
+        changing_words(_COMMAND.sub(" ", _FONT.sub(" ", answer))),
+        changing_words(_COMMAND.sub(" ", _FONT.sub(" ", gold))),
+    )
+    joined = {"or", "and"} | _MATH_WORDS
+    choice = "or" in words or ";" in answer or " | " in answer
+    hours, gold_hours = _HALF_DAY.findall(answer), _HALF_DAY.findall(gold)
+    if hours and gold_hours and hours != gold_hours:
+        return False
+    return words - joined == gold_words - joined and not (choice and not _JOINS.search(gold))
+
+
+_HALF_DAY = re.compile(r"\b([ap])\.? ?m\b")
+_JOINS = re.compile(r"[,;|]|\b(?:or|and)\b|\\(?:pm|mp|cup|lor|vee|quad|text)\b|or")
+
+
+def _base_and_digits(match: re.Match) -> tuple[str, str]:
+    return match[2] or match[3], match[1].upper().lstrip("0")
 
 
 def _bare(answer: str) -> str:
@@ -266,10 +230,34 @@ def _bare(answer: str) -> str:
 
 def _for_parser(answer: str) -> str:
     """What math-verify is shown: prose and delimited mathematics as they are, a bare formula in a box."""
-    number = _plain_number(answer)
+    number = read_number(answer)
     if number is not None:
-        return number[0] + "%" * number[1]
-    answer = answer[-LONGEST_TEXT:]
+        return spelled(number)
     if re.search(r"\$|\\\(|\\\[|\\boxed", answer) or _PROSE.search(_WRAPPER.sub(" ", answer)):
         return answer
-    return "\\boxed{" + re.sub(r"(?<!\\)%", r"\\%", answer) + "}"
+    return "\\boxed{" + _latex(answer) + "}"
+
+
+_NAME = re.compile(r"(?<![\\A-Za-z])(pi|sqrt|sin|cos|tan|sec|csc|cot|log|ln|exp|infinity|oo)(?![A-Za-z])")
+_ROOT_OF = re.compile(r"\\sqrt (\d+(?:\.\d+)?|[A-Za-z])")
+_EXPONENT = re.compile(r"\^ ?(\d+\.\d+|\d{2,})")
+_OPENED = re.compile(r"(\\sqrt ?\(|\^ ?\()|([()])")
+_RELATIONS = {"+ -": "- ", "+-": "-", "<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "**": "^", "*": r"\cdot "}
+_IMAGINARY = re.compile(r"(?<=\d)i(?![A-Za-z])")  # math-verify sees i as a number only where it stands alone
+_RELATION = re.compile(r"\+ ?-|<=|>=|!=|\*\*?")
+
+
+def _latex(formula: str) -> str:
+    """A formula typed as in a program (2*pi, sqrt(3)/2, x**2) in LaTeX; LaTeX stays what it is."""
+    text = _RELATION.sub(lambda m: _RELATIONS[m.group()], re.sub(r"(?<!\\)%", r"\\%", _IMAGINARY.sub(" i", formula)))
+    text = _NAME.sub(lambda m: "\\" + {"infinity": "infty", "oo": "infty"}.get(m[1], m[1]) + " ", text)
+    text = _EXPONENT.sub(r"^{\1}", _ROOT_OF.sub(r"\\sqrt{\1}", text))
+    open_brackets: list[bool] = []  # whether each is written as a brace
+
+    def bracket(match: re.Match) -> str:
+        if match[2] != ")":
+            open_brackets.append(match[1] is not None)
+            return match[1].replace("(", "{") if match[1] else "("
+        return "}" if open_brackets and open_brackets.pop() else ")"
+
+    return _OPENED.sub(bracket, text)

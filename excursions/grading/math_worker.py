@@ -23,7 +23,7 @@ from pathlib import Path
 from excursions.params import UserError
 
 WALL_LIMIT_FACTOR = 20  # times the time limit, by the clock, for a process that is stuck without computing
-START_LIMIT = 120.0  # seconds by the clock; importing sympy takes one or two
+START_LIMIT = 600.0  # seconds by the clock; importing sympy takes one or two, over a hundred on a crowded machine
 MEMORY_LIMIT = 2 << 30  # bytes of data of the process
 
 
@@ -117,7 +117,7 @@ def _serve(descriptor: int) -> None:
     try:
         import logging
 
-        import math_verify
+        import math_verify.grader
         import sympy.core.random
     except ImportError as error:
         connection.send(str(error))
@@ -128,8 +128,14 @@ def _serve(descriptor: int) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
 
+    math_verify.grader.sympy_numeric_eq = _equal_numbers
+
     def parse(text: str) -> list:
-        return math_verify.parse(text, parsing_timeout=None)
+        # A formula is read whole, as LaTeX; math-verify would take the last number of one that it cannot read.
+        targets = [math_verify.LatexExtractionConfig()]
+        if not text.startswith("\\boxed{"):
+            targets.append(math_verify.ExprExtractionConfig())
+        return math_verify.parse(text, targets, parsing_timeout=None)
 
     parse_gold = lru_cache(maxsize=1_000)(parse)
     math_verify.verify(parse_gold("$x$"), parse("$x$"), timeout_seconds=None)  # loads the rest of the parser
@@ -147,3 +153,24 @@ def _serve(descriptor: int) -> None:
             verdict = False
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.send(bool(verdict))
+
+
+def _equal_numbers(a, b, *precision) -> bool:
+    """In place of math-verify's own comparison, whose absolute tolerance makes all tiny numbers equal.
+
+    Numbers without decimals are equal if they are the same, to 30 digits where they are irrational; a decimal may be
+    a millionth off. Called for the members of tuples, sets and matrices too.
+    """
+    from math_verify.grader import get_pct_val, safe_sympy_doit
+    from sympy import Float, MatrixBase, Number
+
+    a, b = (safe_sympy_doit(get_pct_val(x, x)) for x in (a, b))
+    if isinstance(a, MatrixBase) and isinstance(b, MatrixBase):
+        return a.shape == b.shape and all(_equal_numbers(x, y) for x, y in zip(a.flat(), b.flat(), strict=True))
+    decimal = a.has(Float) or b.has(Float)
+    if isinstance(a, Number) and isinstance(b, Number) and not decimal:
+        return a == b
+    if a.free_symbols or b.free_symbols:
+        return (a - b).evalf(15, chop=True) == 0
+    difference, scale = (a - b).evalf(50), abs(b.evalf(50))
+    return bool(abs(difference) <= (min(scale, 1) * 1.000001e-6 if decimal else scale * 1e-30))

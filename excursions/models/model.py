@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import os
 import pickle
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from transformers import (
@@ -20,8 +23,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from excursions.files import whole_folder
+from excursions.files import whole_file, whole_folder
 from excursions.params import Model, UserError
+from excursions.tokens import read_tokenizer
 
 transformers_logging.disable_progress_bar()  # of loading and saving, which take no time here
 
@@ -81,24 +85,43 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def _load_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint whose embedding has so many rows."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = read_tokenizer(str(folder))
+    except UserError:
+        raise
     except Exception as error:  # the tokenizers library raises nothing more special
         raise UserError(
             f"The checkpoint {folder} is damaged (tokenizer: {_first_line(error)}). {_remedy(folder)}"
         ) from None
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"The tokenizer of {folder} has no end-of-text token, with which every solution ends; "
-            f"name one as eos_token in its tokenizer_config.json."
-        )
     if len(tokenizer) > rows:
         raise UserError(
             f"The tokenizer of {folder} has {len(tokenizer)} tokens, but the model's embedding only {rows} rows: it is "
             f"the tokenizer of another model. {_remedy(folder)}"
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # not in the model's config, where its embedding would not be learned
     return tokenizer
+
+
+def import_gguf(file: Path, folder: Path) -> None:
+    """Writes the model and tokenizer of a GGUF file as an ordinary checkpoint folder, in float32.
+
+    Quantized weights become the numbers they stand for. transformers reads the file (with the package `gguf`), but
+    refuses to save what it has read: so the weights go into a new model of the same shape. Raises UserError if the file
+    cannot be read.
+    """
+    try:
+        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except ImportError as error:
+        raise UserError(f"{file} could not be read ({_first_line(error)}): `pip install gguf`.") from None
+    except Exception as error:  # of three libraries
+        raise UserError(
+            f"{file} could not be read ({_first_line(error)}); accepted: a GGUF file of an architecture that "
+            f"transformers reads."
+        ) from None
+    config = copy.deepcopy(read.config)
+    del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
+    save_model(model, tokenizer, folder, "float32")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -138,24 +161,54 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def save_model(model: Olmo2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, dtype: str) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str) -> None:
     """Saves a folder that `AutoModelForCausalLM.from_pretrained` loads, whole or not at all."""
     state = {name: value.detach().to(getattr(torch, dtype)) for name, value in model.state_dict().items()}
     with whole_folder(folder) as temporary:
         model.save_pretrained(temporary, state_dict=state)
         tokenizer.save_pretrained(temporary)
-        _say_dtype(temporary / "config.json", dtype)
+        config = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
+        # where from_pretrained looks for the type of the saved weights
+        (temporary / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2) + "\n", encoding="utf-8")
 
 
-def _say_dtype(config: Path, dtype: str) -> None:
-    """The saved weights' type is written into config.json, where from_pretrained looks for it."""
-    text = config.read_text(encoding="utf-8").replace('"dtype": "float32"', f'"dtype": "{dtype}"')
-    config.write_text(text, encoding="utf-8")
+def save_weights(file: Path, model: torch.nn.Module, about: str) -> None:
+    """Writes a model's weights alone, whole or not at all, with a line `about` what they are."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with whole_file(file) as temporary:
+        safetensors.torch.save_file(weights, temporary, metadata={"about": about})
+
+
+def load_weights(file: Path, model: torch.nn.Module, about: str) -> bool:
+    """Puts weights that `save_weights` wrote into a model; False if there are none that are `about` the same."""
+    try:
+        with safetensors.safe_open(file, framework="pt") as found:
+            if (found.metadata() or {}).get("about") != about:
+                return False
+            model.load_state_dict({name: found.get_tensor(name) for name in found.keys()})
+    except (FileNotFoundError, SafetensorError):
+        return False
+    return True
 
 
 def count_parameters(model: torch.nn.Module) -> int:
     """All parameters, embeddings included, as in the paper's 1B."""
     return sum(p.numel() for p in model.parameters())
+
+
+def model_digest(model: torch.nn.Module) -> str:
+    """sha256 over all weights: two models with the same digest give the same measurements."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def use_machine(threads: int | None = None) -> torch.device:
+    """Where one model is sampled and measured: the GPU where there is one, else the CPU with so many threads; None: as
+    many as OMP_NUM_THREADS says, or else all cores."""
+    torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def one_thread() -> None:

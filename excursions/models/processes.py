@@ -19,9 +19,6 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import sys
-import threading
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,49 +37,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 
-from excursions.params import UserError
-
-
-def is_launched() -> bool:
-    """Whether a launcher started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def is_first() -> bool:
-    """Whether this process is alone or the first of those that a launcher started, told before they are joined."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def relaunch(count: int) -> None:
-    """Starts this very command again as `count` processes, by accelerate's launcher, in place of this process."""
-    kind = [] if torch.cuda.is_available() else ["--multi_gpu"]  # the launcher's word for several of them, on a CPU too
-    options = ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(count), *kind, *options]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.execv(sys.executable, [*launcher, "-m", "excursions", *sys.argv[1:]])
-
-
-def leave() -> None:
-    """Ends the connection to the other processes, as the last thing: without it gloo's threads, still at work while
-    Python exits, abort a process now and then, and its launcher reports a failure."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def end_with(starter: int) -> None:
-    """Makes this process, a worker, end when the process `starter` is gone, however that ended."""
-
-    def watch() -> None:
-        try:
-            while True:
-                os.kill(starter, 0)  # asks whether it exists, does nothing to it
-                time.sleep(1)
-        except ProcessLookupError:
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+from excursions.models.lora import add_lora, merge_lora
+from excursions.params import Lora, UserError
 
 
 class Processes:
@@ -110,6 +67,7 @@ class Processes:
         # Every process loads its weights itself; transformers would leave all but the first without.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         self._plain: nn.Module | None = None
+        self.adapted = False
 
     def describe(self) -> dict:
         """What run.json says of them."""
@@ -160,11 +118,16 @@ class Processes:
 
     # ---- the model ----
 
-    def place(self, model: nn.Module) -> nn.Module:
-        """Puts a plain model on this process's device, sharded if the launcher says so; to be called before the
-        optimizers are built."""
+    def place(self, model: nn.Module, lora: Lora | None = None, seed: int = 0) -> nn.Module:
+        """Puts a plain model on this process's device, sharded if the launcher says so, with adapters if asked for; to
+        be called before the optimizers are built."""
         model.to(self.device)
-        self._plain = copy.deepcopy(model) if self.sharded else model
+        self._plain = copy.deepcopy(model) if self.sharded or lora else model
+        self.adapted = lora is not None
+        if lora:
+            if self.sharded:
+                raise UserError("LoRA with FSDP is not supported: start without --use_fsdp, or without `lora`.")
+            model = add_lora(model, lora, seed)
         precision = self.accelerator.mixed_precision
         if precision not in ("no", "bf16"):
             raise UserError(f"--mixed_precision {precision} is not supported; accepted: no, bf16.")
@@ -188,6 +151,8 @@ class Processes:
         if self.sharded:
             for target, source in zip(self._plain.parameters(), model.parameters(), strict=True):
                 target.copy_(source.full_tensor())
+        elif self.adapted:
+            merge_lora(model, self._plain)
         return self._plain
 
     def sum_gradients(self, model: nn.Module) -> None:
@@ -250,12 +215,6 @@ class Processes:
 
     def _states(self, folder: Path) -> list[Path]:
         return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-
-
-def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """Clips the norm of the whole gradient, sharded or not; returns the norm before."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

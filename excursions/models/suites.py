@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from excursions import params
-from excursions.files import write_json
+from excursions import params, tree
+from excursions.files import read_json, write_json
 from excursions.models.model import count_parameters, weight_files
 from excursions.params import Study, UserError
 from excursions.results import tables as results
@@ -31,15 +31,17 @@ PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.
 
 
 def suite_checkpoints(study: Study, scale_name: str, suite: str, root: Path) -> tuple[str, ...]:
-    """Names of the checkpoints of a suite: those of params.yaml's `suites`, or of our own pretraining.
+    """Names of the checkpoints of a suite, or of the suite it starts from: those of params.yaml's `suites`, or of our
+    own pretraining.
 
     Raises UserError for a suite that is neither.
     """
-    if suite in study.suites:
-        return tuple(study.suites[suite].checkpoints)
+    suite = study.checkpoint_suite(suite)
+    if suite in study.public_suites:
+        return tuple(study.public_suites[suite].checkpoints)
     own = sorted({"main", *(file.parent.name for file in (root / "checkpoints" / scale_name).glob("*/suite.json"))})
     params.one_of(suite, [*own, *(name for name in study.suites if name not in own)], f"suite of {scale_name}")
-    return study.scale(scale_name).pretrain.save
+    return study.scale(scale_name, suite).pretrain.save
 
 
 def prepare_suite(
@@ -50,9 +52,9 @@ def prepare_suite(
     Downloads what is not on this machine yet, and writes the suite's suite.json. Raises UserError for an unknown suite
     or checkpoint, a model or revision that cannot be had, and a name that a suite of our own pretraining has.
     """
-    about = study.suites[params.one_of(suite, list(study.suites), "suite (key 'suites' of params.yaml)")]
+    about = study.public_suites[params.one_of(suite, list(study.public_suites), "suite (key 'suites' of params.yaml)")]
     names = [params.one_of(name, list(about.checkpoints), f"checkpoint of suite {suite}") for name in checkpoint_names]
-    home = root / "checkpoints" / scale_name / suite
+    home = tree.suite_folder(root, scale_name, suite)
     file = home / "suite.json"
     before = results.load_suite(root, scale_name, suite) if file.is_file() else None
     if before is not None and "model" not in before:
@@ -74,17 +76,38 @@ def prepare_suite(
     return folders
 
 
+def lend_suite(root: Path, scale_name: str, lender: str, suite: str) -> None:
+    """Writes suite.json of a suite whose runs start from the checkpoints of another one."""
+    about = results.load_suite(root, scale_name, lender)
+    known = {key: about[key] for key in ("parameters", "tokens", "total_tokens", "model", "revisions") if key in about}
+    file = tree.suite_folder(root, scale_name, suite) / "suite.json"
+    made = known | {"checkpoints_of": lender}
+    if read_json(file) != made:
+        write_json(file, made)
+
+
 def checkpoint_folder(root: Path, scale_name: str, suite: str, checkpoint: str) -> Path:
     """The folder with a checkpoint's weights: checkpoints/<scale>/<suite>/<pNN>, or where its suite.json says.
 
     For a checkpoint that is in neither it is the former, which does not exist.
     """
-    folder = root / "checkpoints" / scale_name / suite / checkpoint
+    folder = tree.suite_folder(root, scale_name, suite) / checkpoint
     if folder.is_dir() or not (folder.parent / "suite.json").is_file():
         return folder
     about = results.load_suite(root, scale_name, suite)
+    if "checkpoints_of" in about:
+        return checkpoint_folder(root, scale_name, about["checkpoints_of"], checkpoint)
     revision = about.get("revisions", {}).get(checkpoint)
     return folder if revision is None else _resolve(root, suite, about["model"], revision)
+
+
+def find_model(name: str) -> Path:
+    """The folder with the weights of any model: a local folder, or a hub name, with @revision if it is not the main
+    one; downloaded if it is not on this machine. Raises UserError if it cannot be had."""
+    if Path(name).is_dir():
+        return Path(name)
+    model, _, revision = name.partition("@")
+    return _resolve(Path("."), "(given by name)", model, revision or "main")
 
 
 def _portable(model: str, root: Path) -> str:

@@ -28,6 +28,7 @@ from excursions.files import whole_folder
 from excursions.params import RECIPES, UserError
 from excursions.results import schemas
 from excursions.results.schemas import MEASUREMENTS, RUN_KEYS, Schema
+from excursions.tree import run_folder, suites_with_results
 
 NAMES = pa.dictionary(pa.int32(), pa.string())  # how names are held: a study repeats each of them thousands of times
 COUNTS = ("step", "n", "correct", "valid")
@@ -71,11 +72,6 @@ class StoredTables(Tables):
     @cached_property
     def training(self) -> pd.DataFrame:
         return _load(self.folders, "training", [*schemas.IDENTITY, "step", "reward", "entropy"])
-
-
-def run_folder(root: Path | str, scale: str, suite: str, checkpoint: str, recipe: str, seed: int) -> Path:
-    """Where the results of a run are."""
-    return Path(root) / "results" / scale / suite / checkpoint / recipe / f"seed-{seed}"
 
 
 def write_run(
@@ -188,6 +184,17 @@ def load_suite(root: Path | str, scale: str, suite: str = "main") -> dict:
     return _read_json(file, schemas.SUITE, f"Bring it back with `git checkout -- {file}`, or delete it and {again}.")
 
 
+def load_run(folder: Path, name: str) -> pd.DataFrame:
+    """One table (outcomes, general or training) of one run."""
+    return _load([folder], name)
+
+
+def tokens_of(root: Path | str, scale: str, suite: str, checkpoint: str) -> int:
+    """Pretraining tokens that a checkpoint has seen. Raises UserError if its suite.json does not say so."""
+    tokens = load_suite(root, scale, suite)["tokens"]
+    return tokens[params.one_of(checkpoint, list(tokens), f"checkpoint in suite.json of {scale}, suite {suite}")]
+
+
 def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
     """Outcomes, general benchmarks, logs (reward and entropy) and parameters of all suites of a scale with results.
 
@@ -195,8 +202,7 @@ def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
     results on disk and leaves the figures. (A folder of results without params.yaml is taken whole.)
     between: as for `load_outcomes`. A table is read when it is first asked for.
     """
-    home, file = Path(root) / "results" / scale, Path(root) / "params.yaml"
-    suites = sorted({"main", *(path.name for path in home.glob("[!.]*") if path.is_dir())})
+    file, suites = Path(root) / "params.yaml", suites_with_results(root, scale)
     folders = [folder for suite in suites for folder in run_folders(root, scale, suite)]
     if file.is_file():
         study = params.load(file)

@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 
 from excursions.params import Study, UserError
-from excursions.study.runs import ORDER, Run
+from excursions.study.pool import in_order
+from excursions.study.run import Run
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ def study_cells(
         return f"{start} -m excursions {what}{at}"
 
     cells = [Cell("data", command(f"data --scale {scale}"), ())]
-    if suite not in study.suites:
+    if suite not in study.public_suites:
         cells.append(Cell("pretrain", command(f"pretrain --scale {scale} --suite {suite}", launcher), ("data",)))
     first, wanted = cells[-1].id, set(runs)
     checkpoints = list(dict.fromkeys(run.checkpoint for run in runs))
-    for run in sorted(runs, key=lambda run: (checkpoints.index(run.checkpoint), ORDER.index(run.recipe))):
+    for run in in_order(runs):
         which = f"--scale {scale} --suite {suite} --checkpoint {run.checkpoint} --recipe {run.recipe} --seed {run.seed}"
         before = _run_id(run.parent) if run.parent in wanted else first
         cells.append(Cell(_run_id(run), command(f"train {which}", launcher), (before,)))

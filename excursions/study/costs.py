@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from excursions.data.loading import load_questions
+from excursions.data.source import open_source
 from excursions.params import Scale, UserError
+from excursions.recipes import PARENTS, RECIPES
 from excursions.results import tables as results
 from excursions.study.planning import (
     STAGES,
@@ -27,9 +30,8 @@ from excursions.study.planning import (
     stage_memory,
     training_flops,
 )
-from excursions.study.runs import Run
+from excursions.study.run import Run
 from excursions.training import sft
-from excursions.training.recipes import PARENTS
 
 # What is assumed of public data, whose lengths are not known before they are there. Tokens of OLMo2's tokenizer, from
 # characters at 4 a token (3 in MATH): questions of GSM8K 235 and of MATH 191, correct rows of OpenMathInstruct-1.
@@ -73,7 +75,7 @@ CORE = Machine("core", 0.1, 0.45, 0.25, math.inf, 1)
 
 def find_machine(scale: Scale, **given: float | None) -> Machine:
     """The default for a scale, CPU cores for nano's data and GPUs for public ones, with what is given (not None)."""
-    default = CORE if scale.questions.source == "nano" else GPU
+    default = CORE if open_source(scale).made_here else GPU
     return replace(default, **{key: value for key, value in given.items() if value is not None})
 
 
@@ -123,12 +125,9 @@ def find_lengths(scale: Scale, root: Path, name: str, suite: str) -> Lengths:
                 source="means of the runs that are there",
             )
     limit = scale.evaluate.max_new_tokens
-    if scale.questions.source == "nano":
-        from excursions.data.nano import corpus
-        from excursions.evaluation.outcomes import load_questions
-
-        tokenizer = corpus.tokenizer(scale.questions.seed)
-        examples = sft.sft_examples(load_questions(scale).train, tokenizer, scale.questions, 0, False)
+    source = open_source(scale)
+    if source.made_here:
+        examples = sft.sft_examples(load_questions(scale).train, source.tokenizer(), scale.questions, 0, False)
         prompt = sum(len(e.prompt_ids) for e in examples) / len(examples)
         solution = sum(len(e.completion_ids) for e in examples) / len(examples)
         completion = min(solution, limit)
@@ -149,10 +148,10 @@ def pretraining_cost(scale: Scale, shape: Shape) -> Cost:
 
 
 def checkpoint_cost(scale: Scale, shape: Shape, lengths: Lengths, recipes: Iterable[str]) -> Cost:
-    """What is measured once of a checkpoint for all recipes and seeds (`runs._measure`): 0-shot, the step 0 of all
+    """What is measured once of a checkpoint for all recipes and seeds (`one_run.measure`): 0-shot, the step 0 of all
     recipes that start from it, and few-shot for `base`."""
     shots, questions = scale.evaluate.shots, asked(scale, scale.questions.test)
-    prompts = {lengths.prompt for recipe in recipes if recipe != "base" and recipe not in PARENTS}
+    prompts = {lengths.prompt for recipe in recipes if recipe != "base" and RECIPES[recipe].parent is None}
     if "base" in recipes:
         prompts.add(lengths.prompt + shots * (lengths.prompt + lengths.solution))
     samples = scale.evaluate.samples
@@ -161,21 +160,22 @@ def checkpoint_cost(scale: Scale, shape: Shape, lengths: Lengths, recipes: Itera
 
 def run_steps(recipe: str, scale: Scale) -> int:
     """Optimizer steps of a recipe after its parent's."""
-    if recipe in ("sft", "sft_gold"):
-        gold, questions = recipe == "sft_gold", scale.questions.train_easy + scale.questions.train_hard
+    make = RECIPES[recipe].make
+    if make == "sft":
+        gold, questions = RECIPES[recipe].gold, scale.questions.train_easy + scale.questions.train_hard
         return sft.sft_steps(questions * (scale.questions.solutions if gold else 1), scale.sft, gold)
-    return {"base": 0, "parallel": scale.parallel.steps}.get(recipe, scale.rl.steps)
+    return {None: 0, "parallel": scale.parallel.steps}.get(make, scale.rl.steps)
 
 
 def run_cost(recipe: str, scale: Scale, shape: Shape, lengths: Lengths) -> Cost:
     """One run after its step 0: `sft_rl` starts from the result of `sft`, which that run has measured."""
     rl, prompt, completion = scale.rl, lengths.prompt, lengths.completion
     steps, rollouts, training, evaluation = run_steps(recipe, scale), 0.0, 0.0, 0.0
-    if recipe in ("rl", "sft_rl", "sft_gold_rl", "parallel"):
+    if "rl" in RECIPES[recipe].blocks:
         rollouts = steps * rollout_flops(shape, rl.questions_per_step, rl.rollouts, prompt, completion)
         training = steps * rl_flops(shape, scale, lengths)
-    if recipe in ("sft", "sft_gold", "parallel"):
-        batch_size = scale.parallel.sft_batch_size if recipe == "parallel" else scale.sft.batch_size
+    if "sft" in RECIPES[recipe].blocks:
+        batch_size = scale.parallel.sft_batch_size if RECIPES[recipe].make == "parallel" else scale.sft.batch_size
         length = prompt + lengths.solution
         tokens = steps * batch_size * length
         training += training_flops(shape, tokens, length, tokens)
@@ -252,7 +252,7 @@ def disk_bytes(
     n, size = shape.parameters, {"float32": 4}.get(scale.pretrain.dtype, 2)
     recipes = {run.recipe for run in runs}
     state = max((20 if r == "parallel" else 12 for r in recipes if r != "base"), default=0)
-    parents = sum(run.recipe in PARENTS.values() for run in runs)
+    parents = sum(run.recipe in PARENTS for run in runs)
     rows = []
     if not pretrained:
         saved = len(scale.pretrain.save)
@@ -317,7 +317,7 @@ def describe_costs(
 
 def _memory_lines(scale: Scale, shape: Shape, lengths: Lengths, machine: Machine, pretrained: bool) -> list[str]:
     """A table of all stages, what was assumed, and what does not fit, with the micro batch that does."""
-    mixed, count = scale.questions.source != "nano", machine.count
+    mixed, count = not open_source(scale).made_here, machine.count
     unit, divisor = _unit(scale)
     heads = "weights gradients AdamW snapshots copies sampler cache activations logits total".split()
     rows = [[f"memory, {unit}", *heads, *([f"FSDP2 over {count}"] if count > 1 else [])]]
@@ -353,7 +353,7 @@ def _advice(stage: str, scale: Scale, shape: Shape, lengths: Lengths, machine: M
 
 
 def _unit(scale: Scale) -> tuple[str, float]:
-    return ("MB", 1e6) if scale.questions.source == "nano" else ("GB", GB)
+    return ("MB", 1e6) if open_source(scale).made_here else ("GB", GB)
 
 
 def _number(x: float) -> str:

@@ -21,8 +21,9 @@ from __future__ import annotations
 import math
 from dataclasses import astuple, dataclass
 
+from excursions.data.source import open_source
 from excursions.params import Scale
-from excursions.training import grpo, sft
+from excursions.training import sft
 
 HUB_VOCABULARY = 100_278  # tokens of allenai/OLMo-2-0425-1B
 # General benchmarks: items, passes through the model for one of them, tokens of a pass (characters at 4 a token).
@@ -35,9 +36,6 @@ GENERAL = {
     "openbookqa": (500, 4, 19),
 }
 NANO_GENERAL = (1, 20)  # the choices of a nano item share a pass: they are of one token, or differ in the last only
-# Positions computed for a position wanted when completions are scored: prompts and rows of unequal length are padded.
-# Measured with nano's completions at p08, p56 and p88: 1.2 to 1.45.
-PADDING = 1.3
 BATCH_TOKENS = 65_536  # max_batch_tokens of the embedded engine and of transformers'
 STAGES = ("pretraining", "sft", "rl", "parallel")  # that differ in memory
 
@@ -104,11 +102,8 @@ class Memory:
 
 def model_shape(scale: Scale) -> Shape:
     """The model that pretraining builds: the vocabulary is rounded up to a multiple of 16."""
-    tokens = HUB_VOCABULARY
-    if scale.questions.source == "nano":
-        from excursions.data.nano import corpus
-
-        tokens = len(corpus.tokenizer(scale.questions.seed))
+    source = open_source(scale)
+    tokens = len(source.tokenizer()) if source.made_here else HUB_VOCABULARY
     model = scale.model
     return Shape(model.hidden_size, model.layers, model.intermediate_size, -(-tokens // 16) * 16)
 
@@ -141,14 +136,15 @@ def rl_flops(shape: Shape, scale: Scale, lengths: Lengths) -> float:
     once = forward_flops(shape, prompts * lengths.prompt, lengths.prompt, prompts)
     once += forward_flops(shape, rows, lengths.prompt + lengths.completion, rows)
     passes = 3 + (1 if rl.kl else 0)  # forward and backward; the reference model forward
-    return PADDING * passes * rl.inner_steps * once
+    return passes * rl.inner_steps * once
 
 
 def general_flops(shape: Shape, scale: Scale) -> float:
     """All general benchmarks once; the harness computes logits for all positions."""
     total = 0.0
+    made_here = open_source(scale).made_here
     for items, passes, tokens in GENERAL.values():
-        if scale.questions.source == "nano":
+        if made_here:
             passes, tokens = NANO_GENERAL
         items = min(items, scale.evaluate.general or items)
         total += forward_flops(shape, items * passes * tokens, tokens, items * passes * tokens)
@@ -179,8 +175,7 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
     """Bytes of one process at the peak of a stage, with completions of full length.
 
     mixed: products in bfloat16 over fp32 weights (`--mixed_precision bf16`); else all in fp32. The logits of training
-    count three times in fp32 (themselves, their log-softmax, a gradient). When completions are scored, the log-softmax
-    of all passes is kept and four more are needed for the one at work.
+    count three times in fp32 (themselves, their log-softmax, a gradient).
     """
     n, size = shape.parameters, 2 if mixed else 4
     row = 4 * shape.vocabulary
@@ -195,7 +190,7 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
         if stage in ("rl", "parallel"):
             rows = min(rl.micro_batch, math.ceil(rl.questions_per_step * rl.rollouts / processes))
             tokens = rows * rl.max_new_tokens + math.ceil(rows / rl.rollouts) * lengths.prompt
-            logits = row * rows * rl.max_new_tokens * (1 + 4 / grpo.PASSES)
+            logits = 3 * row * rows * rl.max_new_tokens
             past = cache_bytes(shape, rows * lengths.prompt, size)  # the prompt's, repeated for each completion
         if scale.engine.name == "vllm":
             sampler, cache = size * n, scale.engine.kv_cache_gb * 2**30

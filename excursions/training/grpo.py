@@ -11,7 +11,7 @@ What is done
 - A group whose rewards are all equal has advantage 0 and is left out of the forward pass. Its tokens still
   count in the denominator (they do in TRL), so this saves time and never changes the gradient. The KL has a
   gradient in every group, so with KL on nothing is left out.
-- A prompt is computed once for all its completions, which attend to its keys and values under autograd.
+- A prompt is computed once for all its completions, which attend to its keys and values (see `scoring`).
 - The sampler's temperature divides the logits of the score, and ids at or above `vocab_size` (padded rows
   of the embedding) have no probability, as in the sampler: what is sampled is what is scored.
 - Several processes hold the same groups and share the passes through the model; the gradient is their sum.
@@ -30,21 +30,19 @@ tokens, v vocabulary.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Cache
 
 from excursions.models.processes import Processes
+from excursions.models.scoring import completion_logprobs
 from excursions.params import UserError
 from excursions.rollout.sampler import Completion
 
 EPSILON = 1e-4  # added to the standard deviation of a group, as in TRL
-PASSES = 4  # forward passes over the completions of a micro batch, the shortest quarter first
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,24 @@ class Group:
     rewards: list[float]
 
 
-def group_advantages(reward_pg: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Rewards (p, g) -> advantages (p, g): (r - mean) / (std + epsilon) within each group, std with n - 1."""
-    return (reward_pg - reward_pg.mean(1, keepdim=True)) / (reward_pg.std(1, keepdim=True) + epsilon)
+def group_advantages(reward_pg: Tensor, kind: str = "group", epsilon: float = EPSILON) -> Tensor:
+    """Rewards (p, g) -> advantages (p, g) within each group. Adding a kind is a line here and its name in params.py.
+
+    group: (r - mean) / (std + epsilon), std with n - 1 (GRPO). mean: r - mean (Dr. GRPO, arXiv 2503.20783). loo: r
+    minus the mean of the others (RLOO, arXiv 2402.14740).
+    """
+    above_pg = reward_pg - reward_pg.mean(1, keepdim=True)
+    if kind == "mean":
+        return above_pg
+    if kind == "loo":
+        return above_pg * (reward_pg.shape[1] / (reward_pg.shape[1] - 1))
+    return above_pg / (reward_pg.std(1, keepdim=True) + epsilon)
+
+
+def loss_denominator(lengths: list[int], kind: str, max_new_tokens: int) -> float:
+    """What the summed loss of a batch is divided by. tokens: its completion tokens (DAPO). constant: what they could be
+    at most, so that the length of an answer has no weight (Dr. GRPO, arXiv 2503.20783)."""
+    return sum(lengths) if kind == "tokens" else len(lengths) * max_new_tokens
 
 
 def grpo_loss(
@@ -68,6 +81,7 @@ def grpo_loss(
     mask_bt: Tensor,
     *,
     clip: float,
+    clip_high: float | None = None,
     kl: float = 0.0,
     ref_logp_bt: Tensor | None = None,
     importance_bt: Tensor | None = None,
@@ -81,14 +95,15 @@ def grpo_loss(
     importance weight of arXiv 2512.02556, without which its gradient is not that of the KL, even on-policy.
     """
     tokens = mask_bt.sum().clamp(min=1)
+    low, high = 1 - clip, 1 + (clip if clip_high is None else clip_high)
     advantage_b1 = advantage_b[:, None]
     ratio_bt = torch.exp(logp_bt - old_logp_bt)
-    clipped_bt = ratio_bt.clamp(1 - clip, 1 + clip)
+    clipped_bt = ratio_bt.clamp(low, high)
     loss_bt = -torch.minimum(ratio_bt * advantage_b1, clipped_bt * advantage_b1)
     if importance_bt is not None:
         loss_bt = loss_bt * importance_bt
     with torch.no_grad():
-        outside_bt = ((ratio_bt < 1 - clip) & (advantage_b1 < 0)) | ((ratio_bt > 1 + clip) & (advantage_b1 > 0))
+        outside_bt = ((ratio_bt < low) & (advantage_b1 < 0)) | ((ratio_bt > high) & (advantage_b1 > 0))
         metrics = {"clip_ratio/region_mean": ((outside_bt * mask_bt).sum() / tokens).item()}
     if kl:
         if ref_logp_bt is None:
@@ -100,77 +115,6 @@ def grpo_loss(
         loss_bt = loss_bt + kl * kl_bt
         metrics["kl"] = ((kl_bt.detach() * mask_bt).sum() / tokens).item()
     return (loss_bt * mask_bt).sum() / (tokens if denominator is None else denominator), metrics
-
-
-def completion_logprobs(
-    model: nn.Module,
-    prompts: list[list[int]],
-    completions: list[list[list[int]]],
-    *,
-    temperature: float = 1.0,
-    vocab_size: int | None = None,
-    always_pass: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Score completions -> log-probabilities, entropies (without gradient) and a mask of 0 and 1, all (b, t).
-
-    `completions[p]` are those of `prompts[p]`; rows are in that order, padded on the right, 0 where the
-    mask is 0. Each prompt goes through the model once. Its last position scores the first token of its
-    completions, its keys and values are what they attend to, and autograd sums their gradients back into
-    the one prompt. `always_pass`: go through the model also for rows of one token, which need it not: the number of
-    passes then depends on the number of rows alone, as a sharded model needs.
-    """
-    device = next(model.parameters()).device
-    prompt_b = torch.tensor([p for p, group in enumerate(completions) for _ in group], device=device)
-    sequences = [ids for group in completions for ids in group]
-    token_bt = _pad(sequences, device)
-    length_b = torch.tensor([len(ids) for ids in sequences], device=device)
-    prompt_ps = _pad(prompts, device)
-    prompt_length_p = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    n_rows, longest = token_bt.shape
-
-    # Prompts are padded on the right: under the plain causal mask no real token then attends to padding.
-    ends, end_p = torch.unique(prompt_length_p - 1, return_inverse=True)
-    prefill = model(input_ids=prompt_ps, use_cache=True, logits_to_keep=ends)
-    if prefill.past_key_values is None:
-        raise UserError(
-            "the model gave no key/value cache, which GRPO needs to compute each prompt once: "
-            "turn gradient checkpointing off (model.gradient_checkpointing_disable())"
-        )
-    is_prompt_ps = torch.arange(prompt_ps.shape[1], device=device) < prompt_length_p[:, None]
-    first_logits_pv = prefill.logits[torch.arange(len(prompts), device=device), end_p]
-
-    # Rows of similar length share a pass: within a group lengths differ, and padding costs as much as text.
-    order = torch.argsort(length_b, stable=True)
-    logps, entropies = [], []
-    for row_b in order.split(math.ceil(n_rows / PASSES)):
-        row_prompt_b = prompt_b[row_b]
-        target_bt = token_bt[row_b, : int(length_b[row_b[-1]])]
-        logits_b1v = first_logits_pv[row_prompt_b, None]
-        logp_bt, entropy_bt = _score(logits_b1v, target_bt[:, :1], temperature, vocab_size)
-        n_inputs = target_bt.shape[1] - 1  # the last token of the longest row predicts nothing
-        if n_inputs or always_pass:
-            input_bt = target_bt[:, : max(1, n_inputs)]
-            position_t = torch.arange(input_bt.shape[1], device=device)
-            is_input_bt = torch.ones_like(input_bt, dtype=torch.bool)
-            output = model(
-                input_ids=input_bt,
-                attention_mask=torch.cat([is_prompt_ps[row_prompt_b], is_input_bt], 1),
-                position_ids=prompt_length_p[row_prompt_b, None] + position_t,
-                past_key_values=_rows_of(prefill.past_key_values, row_prompt_b),
-                use_cache=True,
-            )
-            if n_inputs:
-                rest_logp_bt, rest_entropy_bt = _score(output.logits, target_bt[:, 1:], temperature, vocab_size)
-                logp_bt = torch.cat([logp_bt, rest_logp_bt], 1)
-                entropy_bt = torch.cat([entropy_bt, rest_entropy_bt], 1)
-            else:
-                logp_bt = logp_bt + 0.0 * output.logits.sum()  # so that its backward pass is made too
-        padding = (0, longest - logp_bt.shape[1])
-        logps.append(nn.functional.pad(logp_bt, padding))
-        entropies.append(nn.functional.pad(entropy_bt, padding))
-    back = torch.argsort(order)
-    mask_bt = (torch.arange(longest, device=device) < length_b[:, None]).float()
-    return torch.cat(logps)[back] * mask_bt, torch.cat(entropies)[back] * mask_bt, mask_bt
 
 
 def rl_gradients(
@@ -185,7 +129,11 @@ def rl_gradients(
     vocab_size: int | None = None,
     first_pass: dict[tuple[int, int], Tensor] | None = None,
     importance_cap: float | None = None,
-    processes: Processes | None = None,
+    advantage: str = "group",
+    normalizer: str = "tokens",
+    clip_high: float | None = None,
+    max_new_tokens: int = 0,
+    processes: Processes,
 ) -> dict[str, float]:
     """Add the gradient of the GRPO loss of this batch to `.grad`; return the step's metrics, named as in TRL.
 
@@ -200,30 +148,32 @@ def rl_gradients(
             these are the old policy, and the clip acts. Without it the policy is its own old policy and
             every ratio is 1.
         importance_cap: weigh each token by min(p old policy / p sampler, cap); None: no weights.
-        processes: those of the job, each called with the same groups; None: this one alone. `.grad` is the sum over
-            all of them, and so are the metrics.
+        advantage, normalizer: see `group_advantages`, and `loss_denominator`, which needs the sampler's max_new_tokens.
+        clip_high: upper half of the interval, if it is another (clip-higher of DAPO); None: as `clip`.
+        processes: those of the job, each called with the same groups. `.grad` is the sum over all of them, and so are
+            the metrics.
 
     `entropy` is the model's; groups left out of the forward pass enter with -log p of their sampled tokens.
-    `sampling/...` is |log p of the trainer - log p of the sampler| over the scored tokens (NaN: none scored).
+    `sampling/...` is |log p of the trainer - log p of the sampler| over the scored tokens, of one group at least.
     `num_tokens` counts this batch, the prompt once for each completion. Raises UserError for unusable groups.
     """
     _check(groups, temperature, kl, ref_model, micro_batch, vocab_size)
     reward_pg = torch.tensor([group.rewards for group in groups], dtype=torch.float32)
-    advantage_pg = group_advantages(reward_pg)
+    advantage_pg = group_advantages(reward_pg, advantage)
     no_signal_p = reward_pg.amax(1) == reward_pg.amin(1)
     lengths = [len(completion.token_ids) for group in groups for completion in group.completions]
-    denominator = sum(lengths)
+    tokens, denominator = sum(lengths), loss_denominator(lengths, normalizer, max_new_tokens)
 
-    scored = [p for p in range(len(groups)) if kl or not no_signal_p[p]]
+    # Without any signal one group is scored all the same, which adds nothing to the gradient: is the sampler in order?
+    scored = [p for p in range(len(groups)) if kl or not no_signal_p[p]] or [0]
     dropped = set(range(len(groups))) - set(scored)
     scored.sort(key=lambda p: len(groups[p].prompt_ids))  # prompts of similar length together: less padding
     rows = [(p, g) for p in scored for g in range(len(groups[p].completions))]
     totals = {"loss": 0.0, "clip_ratio/region_mean": 0.0, "kl": 0.0, "entropy": 0.0}
     dropped_entropy = -sum(sum(completion.logprobs) for p in dropped for completion in groups[p].completions)
     gaps = []
-    several = processes is not None and processes.count > 1
-    scoring = {"temperature": temperature, "vocab_size": vocab_size, "always_pass": several}
-    for batch, weight_b in _passes(rows, micro_batch, processes if several else None):
+    scoring = {"temperature": temperature, "vocab_size": vocab_size}
+    for batch, weight_b in _passes(rows, micro_batch, processes):
         prompts, completions = _by_prompt(groups, batch)
         logp_bt, entropy_bt, mask_bt = completion_logprobs(model, prompts, completions, **scoring)
         mask_bt = mask_bt * torch.tensor(weight_b, device=mask_bt.device)[:, None]
@@ -244,18 +194,11 @@ def rl_gradients(
                 ref_logp_bt, _, _ = completion_logprobs(ref_model, prompts, completions, **scoring)
         advantage_b = torch.stack([advantage_pg[key] for key in batch]).to(logp_bt.device)
         loss, metrics = grpo_loss(
-            logp_bt,
-            old_logp_bt,
-            advantage_b,
-            mask_bt,
-            clip=clip,
-            kl=kl,
-            ref_logp_bt=ref_logp_bt,
-            importance_bt=importance_bt,
-            denominator=denominator,
-        )
+            logp_bt, old_logp_bt, advantage_b, mask_bt, clip=clip, clip_high=clip_high, kl=kl,
+            ref_logp_bt=ref_logp_bt, importance_bt=importance_bt, denominator=denominator,
+        )  # fmt: skip
         loss.backward()
-        share = mask_bt.sum().item() / denominator
+        share = mask_bt.sum().item() / tokens
         totals["loss"] += loss.item()
         for name, value in metrics.items():
             totals[name] += value * share
@@ -263,10 +206,9 @@ def rl_gradients(
         counted = [logps for logps, weight in zip(sampler_logps, weight_b, strict=True) if weight]
         gaps.append((logp_bt.detach()[mask_bt > 0].cpu() - torch.cat([*counted, torch.zeros(0)])).abs())
     gap = torch.cat([*gaps, torch.zeros(0)])
-    if several:
-        processes.sum_gradients(model)
-        totals = processes.sum(totals)
-        gap = torch.tensor(processes.join(gap.tolist()))
+    processes.sum_gradients(model)
+    totals = processes.sum(totals)
+    gap = torch.tensor(processes.join(gap.tolist()))
 
     prompt_tokens = sum(len(group.prompt_ids) * len(group.completions) for group in groups)
     stops = [completion.stop_reason for group in groups for completion in group.completions]
@@ -274,27 +216,27 @@ def rl_gradients(
         "reward": reward_pg.mean().item(),
         "reward_std": reward_pg.std().item(),
         "frac_reward_zero_std": no_signal_p.float().mean().item(),
-        "completions/mean_length": denominator / len(lengths),
+        "completions/mean_length": tokens / len(lengths),
         "completions/clipped_ratio": stops.count("length") / len(stops),
-        "entropy": (dropped_entropy + totals["entropy"]) / denominator,
+        "entropy": (dropped_entropy + totals["entropy"]) / tokens,
         "loss": totals["loss"],
         "clip_ratio/region_mean": totals["clip_ratio/region_mean"],
-        "num_tokens": prompt_tokens + denominator,
+        "num_tokens": prompt_tokens + tokens,
         "sampling/sampling_logp_difference/mean": gap.mean().item(),
-        "sampling/sampling_logp_difference/max": gap.max().item() if len(gap) else math.nan,
+        "sampling/sampling_logp_difference/max": gap.max().item(),
     }
     return metrics | ({"kl": totals["kl"]} if kl else {})
 
 
 def _passes(
-    rows: list[tuple[int, int]], micro_batch: int, processes: Processes | None
+    rows: list[tuple[int, int]], micro_batch: int, processes: Processes
 ) -> list[tuple[list[tuple[int, int]], list[float]]]:
     """This process's micro batches: rows (group, completion), and for each its weight.
 
     With several processes all micro batches have one size, filled up with rows of weight 0, and each process gets the
     same number of them: sharded models need the same passes in all processes.
     """
-    if processes is None:
+    if processes.count == 1:
         micro_batches = [rows[start : start + micro_batch] for start in range(0, len(rows), micro_batch)]
         return [(batch, [1.0] * len(batch)) for batch in micro_batches]
     if not rows:
@@ -307,31 +249,6 @@ def _passes(
         ([row for row, _ in batch], [weight * pass_weight for _, weight in batch])
         for batch, pass_weight in processes.share_passes(micro_batches)
     ]
-
-
-def _rows_of(cache: Cache, prompt_b: Tensor) -> Cache:
-    """The rows' past: keys and values of their prompts. The gradients of rows sum into their prompt."""
-    layers = []
-    for layer in cache.layers:
-        rows = copy.copy(layer)  # DynamicCache(data) would copy the data once more
-        rows.keys, rows.values = layer.keys.index_select(0, prompt_b), layer.values.index_select(0, prompt_b)
-        layers.append(rows)
-    return Cache(layers=layers)
-
-
-def _pad(sequences: list[list[int]], device: torch.device) -> Tensor:
-    """Lists of ids -> (rows, longest), padded on the right with 0 (any id will do: padding is masked)."""
-    return pad_sequence([torch.tensor(ids, device=device) for ids in sequences], batch_first=True)
-
-
-def _score(logits: Tensor, targets: Tensor, temperature: float, vocab_size: int | None) -> tuple[Tensor, Tensor]:
-    """Logits (..., v), targets (...) -> log-probability of the target, and entropy without gradient,
-    (...)."""
-    logits = logits[..., :vocab_size].float() / temperature
-    logps = torch.log_softmax(logits, -1)
-    with torch.no_grad():
-        entropy = -(logps.exp() * logps).sum(-1)
-    return logps.gather(-1, targets[..., None]).squeeze(-1), entropy
 
 
 def _by_prompt(groups: list[Group], batch: list[tuple[int, int]]) -> tuple[list[list[int]], list[list[list[int]]]]:

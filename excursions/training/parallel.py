@@ -10,6 +10,22 @@ from collections.abc import Callable
 
 import torch
 
+from excursions.training.recipes import Start, Training
+from excursions.training.rl import rl_update
+from excursions.training.sft import sft_update
+
+
+def make(start: Start) -> Training:
+    """Parallel averaging for `parallel.steps` steps."""
+    params = start.scale.parallel
+    rl, rl_optimizer = rl_update(start)
+    sft, sft_optimizer, _ = sft_update(start, params.sft_batch_size, params.steps)
+
+    def update(step: int) -> dict[str, float]:
+        return averaged_step(start.model, lambda: rl(step), lambda: sft(step), params.rl_weight)
+
+    return Training(params.steps, update, (rl_optimizer, sft_optimizer))
+
 
 def averaged_step(
     model: torch.nn.Module,

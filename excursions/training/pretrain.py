@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,16 +19,15 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedTokenizerFast
 
-from excursions.data import public as hub
-from excursions.data.nano import corpus
-from excursions.files import Progress, whole_file, write_json
+from excursions.data.source import open_source
+from excursions.files import whole_file, write_json
 from excursions.models.model import build_model, count_parameters, save_model
-from excursions.models.processes import Processes, clip_gradients, is_first
-from excursions.params import Pretrain, Scale, UserError, percent
+from excursions.models.processes import Processes
+from excursions.params import Scale, UserError, percent
+from excursions.progress import Progress
+from excursions.training.optimizers import adamw, clip_gradients, cosine
 
-PRETRAINING_CODE = 1  # raise it when a change to the code alters what pretraining computes
 SAVE_EVERY = 100  # steps between saved states
 
 
@@ -38,50 +40,36 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
     """
     params = scale.pretrain
     wanted = fingerprint(scale)
-    if _suite_is_current(folder, params.save, wanted):
-        if is_first():
-            print(f"the suite in {folder} is there already", flush=True)
-        return
-    torch.set_num_threads(params.threads)
     processes = Processes()
-    if params.batch_size % processes.count:
-        raise UserError(
-            f"pretrain.batch_size is {params.batch_size}, which {processes.count} processes cannot share evenly; "
-            f"accepted: a number of processes that divides it."
-        )
-    tokenizer, stream = open_stream(scale)
-    model = processes.place(build_model(scale.model, tokenizer, params.seed))
-    optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
+    work = Work(scale, processes)
+    model, optimizer, stream = work.model, work.optimizer, work.stream
 
     steps = total_steps(scale)
     save_at = {max(1, round(steps * percent(name) / 100)): name for name in params.save}
-    states = scratch / "pretrain"
-    state = processes.load_about(states)
+    state = processes.load_about(scratch)
     if state and state["fingerprint"] == wanted:
-        processes.load_tensors(states, model, [optimizer])
+        processes.load_tensors(scratch, model, [optimizer])
         stream.load_state_dict(state["stream"])
     else:
         state = {"fingerprint": wanted, "step": 0, "log": []}
     progress = Progress("pretraining", steps, state["step"], quiet=not processes.is_main)
 
     for step in range(state["step"] + 1, steps + 1):
-        batch = stream.next_batch()
-        learning_rate = cosine(step, steps, params)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        loss = batch_gradients(model, batch, params.micro_batch, processes)
-        norm = clip_gradients(model, params.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        state["log"].append([step, step * batch.size, loss, norm, learning_rate])
+        loss, norm, learning_rate = work.step(step)
+        if not math.isfinite(loss + norm):
+            raise UserError(
+                f"pretraining diverged: step {step} has a loss of {loss} and a gradient of norm {norm}. The states and "
+                f"checkpoints before it are kept; lower pretrain.learning_rate, which is {params.learning_rate:g}."
+            )
+        state["log"].append([step, step * params.batch_size * scale.model.context, loss, norm, learning_rate])
         progress.step(loss=loss)
         if step in save_at:
             plain = processes.plain(model)
             if processes.is_main:
-                save_model(plain, tokenizer, folder / save_at[step], params.dtype)
+                save_model(plain, work.tokenizer, folder / save_at[step], params.dtype)
         if step % SAVE_EVERY == 0:
             state |= {"step": step, "stream": stream.state_dict()}
-            processes.save_state(states, step, model, [optimizer], state)
+            processes.save_state(scratch, step, model, [optimizer], state)
 
     if processes.is_main:
         columns = ["step", "tokens", "loss", "grad_norm", "learning_rate"]
@@ -95,25 +83,63 @@ def pretrain(scale: Scale, folder: Path, scratch: Path) -> None:
             "fingerprint": wanted,
         }
         write_json(folder / "suite.json", about)
-    processes.delete_state(states)
+    processes.delete_state(scratch)
 
 
-def open_stream(scale: Scale) -> tuple[PreTrainedTokenizerFast, corpus.Stream | hub.PackedStream]:
-    """The tokenizer, and the stream of batches (batch, context) at its beginning."""
-    if scale.questions.source == "nano":
-        tokenizer = corpus.tokenizer(scale.questions.seed)
-        return tokenizer, corpus.Stream(scale.questions, scale.pretrain.batch_size, scale.model.context)
-    tokenizer = hub.load_tokenizer(scale.hub.tokenizer)
-    return tokenizer, hub.PackedStream(scale, tokenizer)
+class Work:
+    """A pretraining at its beginning: model, optimizer and stream, and what a step does with them."""
+
+    def __init__(self, scale: Scale, processes: Processes) -> None:
+        """Raises UserError if the processes cannot share a batch evenly."""
+        params = scale.pretrain
+        if params.batch_size % processes.count:
+            raise UserError(
+                f"pretrain.batch_size is {params.batch_size}, which {processes.count} processes cannot share evenly; "
+                f"accepted: a number of processes that divides it."
+            )
+        torch.set_num_threads(params.threads)
+        source = open_source(scale)
+        self.scale, self.processes = scale, processes
+        self.tokenizer, self.stream = source.tokenizer(), source.stream()
+        self.model = processes.place(build_model(scale.model, self.tokenizer, params.seed))
+        self.optimizer = adamw(self.model, params.learning_rate, params.betas, params.weight_decay)
+        self.token_loss = loss_function(params.compile)
+
+    def step(self, step: int) -> tuple[float, float, float]:
+        """One optimizer step on the next batch: loss, norm of the gradient, learning rate."""
+        params = self.scale.pretrain
+        rate = cosine(
+            step, total_steps(self.scale), params.learning_rate, params.warmup_steps, params.final_learning_rate_ratio
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = self.stream.next_batch()
+        loss = batch_gradients(self.model, batch, params.micro_batch, self.processes, self.token_loss)
+        norm = clip_gradients(self.model, params.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss, norm, rate
 
 
-def batch_gradients(model: torch.nn.Module, ids_bt: np.ndarray, micro_batch: int | None, processes: Processes) -> float:
+def first_losses(scale: Scale, steps: int) -> list[float]:
+    """The losses of the first steps, computed again; nothing is written."""
+    work = Work(scale, Processes())
+    return [work.step(step)[0] for step in range(1, steps + 1)]
+
+
+def batch_gradients(
+    model: torch.nn.Module,
+    ids_bt: np.ndarray,
+    micro_batch: int | None,
+    processes: Processes,
+    token_loss: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor] | None = None,
+) -> float:
     """Adds to `.grad` the gradient of the mean cross-entropy of a batch (batch, token) that all processes have and
     each computes a part of; returns the loss of the whole batch."""
     own_bt = torch.from_numpy(ids_bt[processes.rank :: processes.count]).to(processes.device)
     total = 0.0
     for part_bt in own_bt.split(micro_batch or len(own_bt)):
-        loss = next_token_loss(model, part_bt) * (len(part_bt) / len(ids_bt))
+        loss = (token_loss or next_token_loss)(model, part_bt) * (len(part_bt) / len(ids_bt))
         loss.backward()
         total += loss.item()
     processes.sum_gradients(model)
@@ -121,23 +147,11 @@ def batch_gradients(model: torch.nn.Module, ids_bt: np.ndarray, micro_batch: int
 
 
 def fingerprint(scale: Scale) -> str:
-    """Hash of everything the suite depends on: its parameters, the stream, the version of the code. A parameter that
-    is null changes nothing and is left out."""
-    if scale.questions.source == "nano":
-        stream = hashlib.sha256(next(corpus.token_blocks(scale.questions)).tobytes()).hexdigest()
-    else:
-        stream = [scale.hub.tokenizer, scale.hub.stream, scale.hub.stream_config]
+    """Hash of everything the suite depends on but its code: its parameters and the stream. A parameter that is null
+    changes nothing and is left out."""
     parameters = {name: value for name, value in asdict(scale.pretrain).items() if value is not None}
-    about = [PRETRAINING_CODE, asdict(scale.model), parameters, stream]
+    about = [asdict(scale.model), parameters, open_source(scale).stream_identity()]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
-
-
-def _suite_is_current(folder: Path, names: tuple[str, ...], wanted: str) -> bool:
-    try:
-        found = json.loads((folder / "suite.json").read_text(encoding="utf-8"))["fingerprint"]
-    except (FileNotFoundError, KeyError, json.JSONDecodeError):
-        return False
-    return found == wanted and all((folder / name / "model.safetensors").is_file() for name in names)
 
 
 def next_token_loss(model: torch.nn.Module, ids_bt: torch.Tensor) -> torch.Tensor:
@@ -146,23 +160,20 @@ def next_token_loss(model: torch.nn.Module, ids_bt: torch.Tensor) -> torch.Tenso
     return F.cross_entropy(logits_btv.flatten(0, 1), ids_bt[:, 1:].flatten().long())
 
 
-def adamw(
-    model: torch.nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float
-) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=tuple(betas))
-
-
-def cosine(step: int, steps: int, params: Pretrain) -> float:
-    """Learning rate at a step (1 to `steps`): linear warm-up, then a cosine to the final ratio of the peak."""
-    if step <= params.warmup_steps:
-        return params.learning_rate * step / params.warmup_steps
-    share = (step - params.warmup_steps) / max(1, steps - params.warmup_steps)
-    low = params.final_learning_rate_ratio
-    return params.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
+def loss_function(compile: bool) -> Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]:
+    """`next_token_loss`, compiled for the shape of its first call if wanted; what is compiled is kept between processes
+    in the user's cache folder. Raises UserError if that takes a C++ compiler that is not there."""
+    if not compile:
+        return next_token_loss
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise UserError(
+            f"pretrain.compile is true in params.yaml, which takes a C++ compiler, and there is no '{compiler}': "
+            "install one (Debian: apt install g++), name one in CXX, or set compile: false (slower, another suite)."
+        )
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "excursions" / "inductor"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    return torch.compile(next_token_loss, dynamic=False)
 
 
 def total_steps(scale: Scale) -> int:

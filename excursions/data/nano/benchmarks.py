@@ -53,10 +53,9 @@ def mix_places(items: list[dict], rng: random.Random) -> list[dict]:
 
 
 def make_lambada(world: World, n: int, rng: random.Random) -> list[dict]:
-    people = [p for p in range(len(world.people)) if world.is_held_out_person[p]]
+    asked = [(p, a) for p in range(len(world.people)) if world.is_held_out_person[p] for a in ATTRIBUTES]
     stories = [world.put_story(rng, reserved=True) for _ in range(n // 2)]
-    for i, person in enumerate(spread(people, n - n // 2, rng)):
-        stories.append(world.fact_story(rng, person, ATTRIBUTES[i % len(ATTRIBUTES)]))
+    stories += [world.fact_story(rng, person, attribute) for person, attribute in spread(asked, n - n // 2, rng)]
     return [{"context": context, "target": target} for context, target in stories]
 
 

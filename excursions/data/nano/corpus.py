@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import random
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from bisect import bisect
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -19,76 +20,71 @@ from transformers import PreTrainedTokenizerFast
 from excursions.data.nano import problems, world
 from excursions.data.nano.tokenizer import build_tokenizer
 from excursions.data.questions import Question, QuestionSet, normalize
-from excursions.params import Questions
+from excursions.params import Questions, UserError, one_of
 
 SHARES = {"math": 0.2, "reasoning": 0.3, "general": 0.5}
 BLOCK = 2000  # documents
-ANSWER_FORMAT_SHARE = 0.06  # of the word problems, those written in the form that the reward reads
-PLAIN = 0.75  # of the solutions, those that follow the story step by step
-# Web text has many easy problems and few long ones: shares (cumulative) of the difficulties in the stream.
-TOLD = problems.Difficulty(operations=(1, 1), largest=30, factors=(2, 3, 4), extra=0.15, limit=150)
-LONG = problems.Difficulty(operations=(4, 6), largest=90, factors=(2, 3, 4, 5), extra=0.4, limit=600)
-LONG_SHARE = 0.05
-OPERATIONS = ((0.45, 1), (0.75, 2), (0.92, 3), (1.0, 4))  # of the others
-LONGEST_SOLUTION = 88  # tokens
-EASIER = [replace(TOLD, operations=(number, number)) for _, number in OPERATIONS]
-NAMES = "abcdefgh"
+ASKED = 0.5  # of the word problems, those in the question-answer form; the others are told
+# Web text has many easy problems and few long ones: shares of the difficulties in the stream.
+EVENT_SHARES = (0.16, 0.30, 0.24, 0.15, 0.09, 0.06)
+SIZE_SHARES = (0.35, 0.3, 0.2, 0.15)
+TOLD_ENDINGS = ("in the end {0} has {2} and {1} has {3} .", "that makes {2} for {0} and {3} for {1} .")
+LONGEST_SOLUTION = 79  # tokens, of the gold ones; with the end token what `max_new_tokens` has to allow
+EXAMPLE_CELLS = ("e1n20", "e2n20", "e1n9", "e2n9", "e0n20", "e3n9", "e1n50", "e2n20")
 
 
 @lru_cache(maxsize=4)
 def question_set(params: Questions) -> QuestionSet:
-    """The questions of both benchmarks: disjoint splits of disjoint problems, each with gold solutions."""
+    """The questions of both benchmarks: disjoint splits of disjoint problems, each with gold solutions.
+
+    A benchmark is a mixture of cells (`easy_mixture`, `hard_mixture`); each split draws from it by itself.
+    """
     rng = random.Random(params.seed)
     taken: set[str] = set()
     splits: dict[str, list[Question]] = {"train": [], "validation": [], "test": [], "examples": []}
-    short = problems.Difficulty(operations=(2, 2), largest=20, factors=(2, 3), extra=0.0, limit=40)
-    plan = [
-        ("train", params.easy, problems.EASY, params.train_easy),
-        ("train", params.hard, problems.HARD, params.train_hard),
-        ("validation", params.easy, problems.EASY, params.validation),
-        ("validation", params.hard, problems.HARD, params.validation),
-        ("test", params.easy, problems.EASY, params.test),
-        ("test", params.hard, problems.HARD, params.test),
-        ("examples", params.easy, short, 8),
-    ]
-    for split, benchmark, difficulty, count in plan:
-        number = 0
-        while number < count:
-            problem = problems.make_problem(rng, difficulty)
-            key = normalize(problem.text)
-            if key in taken or not is_reserved(problem.text):
-                continue
-            longest = 30 if split == "examples" else LONGEST_SOLUTION
-            solutions = problems.gold_solutions(problem, rng, params.solutions, longest)
-            if solutions:
-                taken.add(key)
-                name = f"{benchmark}-{split}-{number:04d}"
-                splits[split].append(Question(name, benchmark, split, problem.text, str(problem.answer), solutions))
-                number += 1
+
+    def add(split: str, benchmark: str, cells: Sequence[str]) -> None:
+        for number, cell in enumerate(cells):
+            solutions: tuple[str, ...] = ()
+            while not solutions:
+                text = reserved_problem(rng, cell, taken)
+                solutions = problems.gold_solutions(text, rng, params.solutions, LONGEST_SOLUTION)
+            name, answer = f"{benchmark}-{split}-{number:04d}", problems.read_story(text).answer
+            splits[split].append(Question(name, benchmark, split, text, answer, solutions))
+
+    add("examples", params.easy, EXAMPLE_CELLS)
+    for split in ("train", "validation", "test"):
+        for benchmark, mixture, count in (
+            (params.easy, params.easy_mixture, params.train_easy),
+            (params.hard, params.hard_mixture, params.train_hard),
+        ):
+            count = count if split == "train" else getattr(params, split)
+            picks = accumulate(mixture.values())
+            edges = [edge / sum(mixture.values()) for edge in picks][:-1]
+            add(split, benchmark, [list(mixture)[bisect(edges, rng.random())] for _ in range(count)])
     return QuestionSet(**{split: tuple(found) for split, found in splits.items()})
+
+
+def reserved_problem(rng: random.Random, cell: str, taken: set[str]) -> str:
+    """A question of a cell that no other split asks (`taken`, to which it is added) and the stream never tells.
+
+    Raises UserError for an unknown cell and one that has too few questions.
+    """
+    one_of(cell, problems.CELLS, "cell of word problems (easy_mixture and hard_mixture of params.yaml)")
+    for _ in range(5000):
+        text = problems.make_problem(rng, cell)
+        key = normalize(text)
+        if key not in taken and is_reserved(text):
+            taken.add(key)
+            return text
+    raise UserError(f"the cell {cell} of the word problems has too few questions for what params.yaml asks of it.")
 
 
 @lru_cache(maxsize=2)
 def tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """The tokenizer over everything the language can say."""
-    own = {
-        "question",
-        "answer",
-        ":",
-        "is",
-        "less",
-        "more",
-        "than",
-        "the",
-        "largest",
-        "smallest",
-        "of",
-        "=",
-        ",",
-        *NAMES,
-    }
-    ends = {word for ending in problems.ENDINGS for word in ending.split() if "{" not in word}
-    return build_tokenizer(world.words(world.World(seed)) | problems.words() | ends | own)
+    own = {word for ending in TOLD_ENDINGS for word in ending.split() if "{" not in word}
+    return build_tokenizer(world.words(world.World(seed)) | problems.words() | own | {"question", "answer"})
 
 
 def is_reserved(text: str) -> bool:
@@ -97,83 +93,95 @@ def is_reserved(text: str) -> bool:
     return zlib.crc32(normalize(text).encode()) % 8 == 0
 
 
+_CELL_EDGES = [*accumulate(e * s for e in EVENT_SHARES for s in SIZE_SHARES)][:-1]
+
+
 def math_document(rng: random.Random) -> str:
-    """A word problem with a solution, rarely in the form that the reward reads."""
+    """A word problem with a solution: in the question-answer form with the answer that the reward reads, or told."""
     while True:
-        difficulty = LONG if rng.random() < LONG_SHARE else _common(rng.random())
-        problem = problems.make_problem(rng, difficulty)
-        if not is_reserved(problem.text):
+        text = problems.make_problem(rng, problems.CELLS[bisect(_CELL_EDGES, rng.random())])
+        if not is_reserved(text):
             break
-    if rng.random() < ANSWER_FORMAT_SHARE:
-        return f"question : {problem.text} answer : {problems.write_solution(problem, rng, plain=PLAIN)}"
-    ending = problems.ENDINGS[int(rng.random() * len(problems.ENDINGS))]
-    return f"{problem.text} {problems.write_solution(problem, rng, ending, plain=PLAIN)}"
-
-
-def _common(pick: float) -> problems.Difficulty:
-    return EASIER[next(i for i, (upto, _) in enumerate(OPERATIONS) if pick < upto)]
+    story = problems.read_story(text)
+    if rng.random() < ASKED:
+        return f"question : {text} answer : {problems.write_solution(story, rng)}"
+    told, steps = text[: text.rindex(" . ") + 2], problems.write_steps(story, rng)
+    ending = TOLD_ENDINGS[int(rng.random() * len(TOLD_ENDINGS))].format(*story.names, *story.end)
+    return f"{told} {steps} {ending}"
 
 
 def reasoning_document(rng: random.Random) -> str:
-    """A few facts of arithmetic, comparison or assignment."""
-    draw = rng.random
-    kind, facts = draw(), []
-    if kind < 0.6:
-        for _ in range(4):
-            facts.append(_sum(draw))
-    elif kind < 0.8:
-        for _ in range(3):
-            a, b = int(draw() * 100), int(draw() * 100)
-            if draw() < 0.5:
-                facts.append(
-                    f"{max(a, b)} is more than {min(a, b)} ."
-                    if draw() < 0.5
-                    else f"{min(a, b)} is less than {max(a, b)} ."
-                )
-            else:
-                c = int(draw() * 100)
-                which, pick = ("largest", max) if draw() < 0.5 else ("smallest", min)
-                facts.append(f"the {which} of {a} , {b} , {c} is {pick(a, b, c)} .")
-    else:
-        first = int(draw() * (len(NAMES) - 3))
-        value = 2 + int(draw() * 40)
-        facts.append(f"{NAMES[first]} = {value} .")
-        for i in range(1, 3):
-            k = 1 + int(draw() * 30)
-            symbol = "+" if draw() < 0.5 or k >= value else "-"
-            before, value = value, value + k if symbol == "+" else value - k
-            facts.append(
-                f"{NAMES[first + i]} = {NAMES[first + i - 1]} {symbol} {k} = {before} {symbol} {k} = {value} ."
-            )
-    return " ".join(facts)
+    """What solving is made of, in small pieces: sums, reading who has how many, and what one event does."""
+    kind = rng.random()
+    if kind < 0.35:
+        return " ".join(_sum(rng.random) for _ in range(5))
+    if kind < 0.65:
+        return _reading(rng.random)
+    return _one_change(rng)
+
+
+def _size(draw: Callable[[], float]) -> int:
+    return list(problems.SIZES)[bisect([*accumulate(SIZE_SHARES)][:-1], draw())]
 
 
 def _sum(draw: Callable[[], float]) -> str:
-    kind, reach = draw(), 150 if draw() < 0.15 else 45
-    if kind < 0.4:
-        a, b = 1 + int(draw() * reach), 1 + int(draw() * reach * 0.7)
-        return f"{a} + {b} = {a + b} ."
-    if kind < 0.75:
-        a, b = 1 + int(draw() * reach * 0.7), 1 + int(draw() * reach)
-        return f"{a + b} - {a} = {b} ."
-    a, b = 2 + int(draw() * 4), 1 + int(draw() * 30)
-    return f"{b} * {a} = {a * b} ." if kind < 0.88 else f"{a * b} / {a} = {b} ."
+    """An equation with numbers as the stories have them."""
+    kind, size = draw(), _size(draw)
+    a, k = 1 + int(draw() * size), 1 + int(draw() * problems.SIZES[size])
+    if kind < 0.45:
+        return f"{a} + {k} = {a + k} ."
+    if kind < 0.85:
+        return f"{a + k} - {k} = {a} ."
+    a = 1 + int(draw() * min(size, 49))
+    return f"{a} * 2 = {2 * a} ." if kind < 0.93 else f"{2 * a} / 2 = {a} ."
 
 
-def token_blocks(params: Questions, start_block: int = 0) -> Iterator[np.ndarray]:
+def _reading(draw: Callable[[], float]) -> str:
+    """Some people have some things; then the same again, in other orders."""
+    n, size, first = 2 + int(draw() * 3), _size(draw), int(draw() * len(problems.NAMES))
+    stride = (1, 5, 7)[int(draw() * 3)]
+    thing = problems.THINGS[int(draw() * len(problems.THINGS))]
+    people = [problems.NAMES[(first + i * stride) % len(problems.NAMES)] for i in range(n)]
+    counts = [1 + int(draw() * size) for _ in people]
+    told = [f"{name} has {count} {thing} ." for name, count in zip(people, counts, strict=True)]
+    for _ in range(2):
+        style = problems.STYLES[bisect(problems.STYLE_SHARES, draw())]
+        order = sorted(range(n), key=lambda _: draw())
+        told += [style.format(name=people[i], rest=counts[i]) for i in order]
+    return " ".join(told)
+
+
+def _one_change(rng: random.Random) -> str:
+    """A story of one event and its steps, again and again, without a question."""
+    texts = []
+    for _ in range(2):
+        text = problems.make_problem(rng, f"e1n{_size(rng.random)}")
+        while is_reserved(text):
+            text = problems.make_problem(rng, f"e1n{_size(rng.random)}")
+        story = problems.read_story(text)
+        told = text[: text.rindex(" . ") + 2]
+        texts.append(f"{told} {problems.write_steps(story, rng)}")
+    return " ".join(texts)
+
+
+def token_blocks(
+    params: Questions, start_block: int = 0, mixture: dict[str, float] | None = None
+) -> Iterator[np.ndarray]:
     """Endless blocks of the stream as arrays of token ids (block_tokens,), documents separated by the end token.
 
-    Whichever part of the mixture is furthest behind its share of the block's tokens gives the next document.
+    mixture: shares of math, reasoning and general by tokens, if not the paper's (SHARES). Whichever part is furthest
+    behind its share of the block's tokens gives the next document.
     """
+    shares = {name: share for name, share in (mixture or SHARES).items() if share}
     land, encoder = world.World(params.seed), tokenizer(params.seed)
     end = f" {encoder.eos_token}"
     block = start_block
     while True:
         rng = random.Random((params.seed + 1) * 1_000_003 + block)
-        counts = dict.fromkeys(SHARES, 0)
+        counts = dict.fromkeys(shares, 0)
         documents = []
         for _ in range(BLOCK):
-            part = min(SHARES, key=lambda name: counts[name] / SHARES[name])
+            part = min(shares, key=lambda name: counts[name] / shares[name])
             if part == "math":
                 document = math_document(rng)
             else:
@@ -188,8 +196,10 @@ def token_blocks(params: Questions, start_block: int = 0) -> Iterator[np.ndarray
 class Stream:
     """The stream cut into batches, resumable at any of them (`hub.PackedStream` is its like for public data)."""
 
-    def __init__(self, params: Questions, batch_size: int, context: int) -> None:
-        self.params, self.shape = params, (batch_size, context)
+    def __init__(
+        self, params: Questions, batch_size: int, context: int, mixture: dict[str, float] | None = None
+    ) -> None:
+        self.params, self.shape, self.mixture = params, (batch_size, context), mixture
         self.load_state_dict({"block": 0, "used": 0})
 
     def next_batch(self) -> np.ndarray:
@@ -208,7 +218,7 @@ class Stream:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes to a position."""
         self.block = state["block"]
-        self.blocks = token_blocks(self.params, self.block)
+        self.blocks = token_blocks(self.params, self.block, self.mixture)
         self.left = np.empty(0, dtype=np.int32)
         self.length = self._read()
         self.left = self.left[state["used"] :]

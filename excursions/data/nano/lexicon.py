@@ -28,7 +28,8 @@ FACT_QUESTIONS = {
     "food": "question : what is the food of {n} ? answer :",
 }
 
-KIND_FIRST = "marsh hill river forest desert cave storm moon winter night".split()
+KIND_FIRST = """marsh hill river forest desert cave storm moon winter night dawn coast ridge valley lake polar
+    swamp summer cloud shore""".split()
 KIND_LAST = """lumo drin pelk snib orral vint grub tasp muro jask felu wimp corin bazz zeb hest""".split()
 FAMILIES = "bird beetle lizard flower tree mushroom whale bear ape spider shark worm snail bat weed berry".split()
 PROPERTIES = {
@@ -63,7 +64,8 @@ SCRIPT_OPENINGS = (
 )
 STEPS_PER_SCRIPT = 5
 
-ACTIONS = "break bend lock move shine wash scrape seal split sharpen hold measure pull melt".split()
+ACTIONS = """break bend lock move shine wash scrape seal split sharpen hold measure pull melt push crush mark trim
+    stretch level smooth raise fasten loosen drain warm cool wrap hook dust scrub carve""".split()
 TOOLS = "hammer saw knife needle shovel torch pump drill broom crane magnet sponge axe lever clamp ruler".split()
 TOOLS_PER_ACTION = 4
 GOALS = ("to {a} the {t} , use the", "if you need to {a} the {t} , take the", "you can {a} the {t} with the")

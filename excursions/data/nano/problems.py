@@ -1,195 +1,281 @@
-"""Arithmetic word problems with a difficulty axis, each with many verified gold solutions.
+"""Word problems about two people, and the check of a solution step by step against the question's text.
 
-A problem is a story about one quantity: a start, then steps that add, take away, multiply or share, perhaps a
-comparison with a second person at the end, and perhaps sentences that do not matter. Difficulty grows with the
-number of operations and with the size of the numbers. A solution is a derivation (the equations and their order)
-written in one of several wordings; `verify` checks each equation of it.
+    tom has 12 pens . ann has 7 pens . tom buys 3 . ann gives 2 to tom . how many has each now ?
+    tom 12 + 3 = 15 . ann 7 - 2 = 5 . tom 15 + 2 = 17 . #### 17 , 5
+
+The answer is a pair, so that it cannot be guessed. Difficulty is a mixture of cells (`e2n20`: two events, numbers to
+20); within a cell kinds of events and their verbs have Zipf-like frequencies: the frequent ones are learned early in
+pretraining, the rare ones late. All there is to know of a problem is its text: `read_story` reads it back, and both the
+writer of solutions and their check start from there.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections import Counter
+from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import lru_cache
+from itertools import accumulate
 
-PEOPLE = (
-    ("tom", "he"), ("sam", "he"), ("ben", "he"), ("max", "he"), ("leo", "he"), ("dan", "he"),
-    ("ann", "she"), ("mia", "she"), ("eva", "she"), ("zoe", "she"), ("ivy", "she"), ("lea", "she"),
-)  # fmt: skip
-THINGS = (
-    "apples",
-    "pens",
-    "coins",
-    "cards",
-    "books",
-    "stones",
-    "shells",
-    "nuts",
-    "cups",
-    "stamps",
-    "beads",
-    "toys",
-)
-GAIN = (
-    "{he} buys {k} more .",
-    "{he} finds {k} more .",
-    "{other} gives {k} to {name} .",
-    "{he} makes {k} new ones .",
-)
-LOSS = ("{he} loses {k} of them .", "{he} gives {k} to {other} .", "{he} sells {k} .", "{k} of them break .")
-GROW = ("then {he} has {k} times as many .", "after a week there are {k} times as many .")
-SHARE = (
-    "{he} splits them into {k} equal parts and keeps one .",
-    "{he} shares them evenly among {k} boxes and takes one box .",
-)
-EXTRA = (
-    "{other} has {k} {thing2} .",
-    "{he} also sees {k} {thing2} .",
-    "the shop is {k} steps away .",
-    "{name} is {k} years old .",
-)
-ASK = ("how many {thing} does {name} have now ?", "how many {thing} are left for {name} ?")
-ASK_ALL = "how many {thing} do they have in all ?"
-MORE = "{other} has {k} more {thing} than {name} ."
-TIMES = "{other} has {k} times as many {thing} as {name} ."
-
-ENDINGS = (
-    "so {name} ends with {answer} .",
-    "that makes {answer} {thing} .",
-    "it comes to {answer} .",
-    "{answer} {thing} it is .",
-)
-ANSWER_FORMAT = "#### {answer}"  # what the reward reads; GSM8K's form
+NAMES = "tom ann sam mia ben eva max zoe leo ivy dan lea".split()
+THINGS = "pens cards coins cups books beads".split()
+GAINS = "buys finds wins makes picks earns draws bakes".split()
+LOSSES = "loses sells eats breaks drops burns hides tears".split()
+GIVES = "gives hands sends lends".split()
+TAKES = "takes borrows steals gets".split()
+ASKS = ("how many has each now ?", "how many {thing} has each now ?")
+KINDS = ("gain", "loss", "give", "take", "double", "halve", "match", "copy", "swap")
+KIND_SHARES = (0.36, 0.26, 0.13, 0.07, 0.06, 0.05, 0.03, 0.02, 0.02)
+LARGEST_VALUE = 99
+SIZES = {9: 5, 20: 9, 50: 20, 90: 50}  # the largest number at the start, and in a gain or loss
+EVENTS = range(6)
+CELLS = tuple(f"e{events}n{size}" for events in EVENTS for size in SIZES)
+ANSWER = re.compile(r"#### (\d+) , (\d+)")
 
 
 @dataclass(frozen=True)
-class Difficulty:
-    """Operations per problem, the largest number told, the share of problems with a sentence that does not matter."""
+class Change:
+    """What an event does to one person: `before symbol operand = after`; symbol "=" sets the value itself."""
 
-    operations: tuple[int, int]
-    largest: int
-    factors: tuple[int, ...]
-    extra: float
-    limit: int  # of every intermediate value
-
-
-EASY = Difficulty(operations=(1, 5), largest=30, factors=(2, 3, 4), extra=0.25, limit=150)
-HARD = Difficulty(operations=(3, 5), largest=60, factors=(2, 3, 4, 5), extra=0.4, limit=400)
+    person: int
+    before: int
+    symbol: str
+    operand: int
+    after: int
+    of_other: bool = False  # whether the operand is what the other person has at that point
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A story, its operations in order (symbol, number), and the comparison at its end (symbol, number) if any."""
+class Story:
+    """What a question tells: two names, what they have at the start, and the changes of each event, in order."""
 
-    text: str
-    start: int
-    steps: tuple[tuple[str, int], ...]
-    compare: tuple[str, int] | None
-    name: str
-    he: str
-    other: str
-    thing: str
-    answer: int
+    names: tuple[str, str]
+    start: tuple[int, int]
+    events: tuple[tuple[Change, ...], ...]
+    end: tuple[int, int]
+
+    @property
+    def answer(self) -> str:
+        return f"{self.end[0]} , {self.end[1]}"
 
 
-def make_problem(rng: random.Random, difficulty: Difficulty) -> Problem:
-    """Draws a problem. Only `rng.random()` is used, so that the draw is the same on every Python version."""
+def _zipf(words: Sequence) -> list[float]:
+    shares = list(accumulate(1 / (rank + 1) for rank in range(len(words))))
+    return [share / shares[-1] for share in shares[:-1]]
+
+
+VERBS = {"gain": GAINS, "loss": LOSSES, "give": GIVES, "take": TAKES}
+_FREQUENCY = {id(words): _zipf(words) for words in (*VERBS.values(), THINGS)}
+_KIND_FREQUENCY = [*accumulate(KIND_SHARES)][:-1]
+_KIND_OF = {verb: kind for kind, verbs in VERBS.items() for verb in verbs}
+
+
+def make_problem(rng: random.Random, cell: str) -> str:
+    """Draws a question of a cell. Only `rng.random()` is used: the same draw on every Python version."""
+    events, size = map(int, cell[1:].split("n"))
     draw = rng.random
-    low, high = difficulty.operations
-    operations = low + int(draw() * (high - low + 1))
-    name, he = PEOPLE[int(draw() * len(PEOPLE))]
-    other = PEOPLE[int(draw() * len(PEOPLE))][0]
-    while other == name:
-        other = PEOPLE[int(draw() * len(PEOPLE))][0]
-    thing, thing2 = THINGS[int(draw() * len(THINGS))], THINGS[int(draw() * len(THINGS))]
-    words = {"name": name, "he": he, "other": other, "thing": thing, "thing2": thing2}
-    compare_kind = "" if operations < 2 or draw() > 0.25 else ("+" if draw() < 0.6 else "*")
-    chain = operations - 2 if compare_kind else operations
+    first = int(draw() * len(NAMES))
+    names = (NAMES[first], NAMES[(first + 1 + int(draw() * (len(NAMES) - 1))) % len(NAMES)])
+    thing = _often(THINGS, draw)
+    value = [1 + int(draw() * size), 1 + int(draw() * size)]
+    sentences = [f"{name} has {count} {thing} ." for name, count in zip(names, value, strict=True)]
+    while len(sentences) < 2 + events:
+        sentence = _draw_event(draw, names, SIZES[size])
+        after = list(value)
+        for change in _changes(sentence.split(), names, value):
+            after[change.person] = change.after
+        if after != value and all(0 < count <= LARGEST_VALUE for count in after):
+            value = after
+            sentences.append(sentence)
+    return f"{' '.join(sentences)} {ASKS[int(draw() * len(ASKS))].format(thing=thing)}"
 
-    value = start = 2 + int(draw() * (difficulty.largest - 1))
-    sentences, steps = [f"{name} has {start} {thing} ."], []
-    while len(steps) < chain:
-        pick = draw()
-        if pick < 0.38:
-            symbol, k, told = "+", 2 + int(draw() * (difficulty.largest - 1)), GAIN
-        elif pick < 0.74:
-            symbol, k, told = "-", 1 + int(draw() * min(difficulty.largest, max(value - 1, 1))), LOSS
-        else:
-            symbol = "*" if pick < 0.87 else "/"
-            k, told = (
-                difficulty.factors[int(draw() * len(difficulty.factors))],
-                GROW if symbol == "*" else SHARE,
-            )
-        after = _apply(value, symbol, k)
-        if after is None or not 0 < after <= difficulty.limit or (symbol == "/" and chain == 1):
+
+def _often(words: Sequence[str], draw) -> str:
+    return words[bisect(_FREQUENCY[id(words)], draw())]
+
+
+def _draw_event(draw, names: tuple[str, str], largest: int) -> str:
+    who = int(draw() * 2)
+    name, other = names[who], names[1 - who]
+    kind = KINDS[bisect(_KIND_FREQUENCY, draw())]
+    if kind in VERBS:
+        end = {"gain": ".", "loss": ".", "give": f"to {other} .", "take": f"from {other} ."}[kind]
+        return f"{name} {_often(VERBS[kind], draw)} {1 + int(draw() * largest)} {end}"
+    return {
+        "double": f"{name} doubles them .",
+        "halve": f"{name} halves them .",
+        "match": f"{name} adds as many as {other} has .",
+        "copy": f"{name} now has as many as {other} .",
+        "swap": f"{name} and {other} swap .",
+    }[kind]
+
+
+def read_story(text: str) -> Story:
+    """What the text of a question tells. Raises ValueError naming a sentence that is none of the language's."""
+    told = [sentence.split() for sentence in text.split(" . ")[:-1]]
+    if len(told) < 2 or any(len(words) != 4 or words[1] != "has" for words in told[:2]):
+        raise ValueError(f"the story does not begin with what two people have: {text}")
+    names = (told[0][0], told[1][0])
+    start = value = (int(told[0][2]), int(told[1][2]))
+    events = []
+    for words in told[2:]:
+        changes = _changes(words, names, value)
+        for change in changes:
+            value = (change.after, value[1]) if change.person == 0 else (value[0], change.after)
+        events.append(changes)
+    return Story(names, start, tuple(events), value)
+
+
+def _changes(words: list[str], names: tuple[str, str], value: Sequence[int]) -> tuple[Change, ...]:
+    """The changes of one event's sentence (its words), from what each has before it."""
+    who = 0 if words[0] == names[0] else 1
+    verb, other = words[1], 1 - who
+    mine, others = value[who], value[other]
+    kind = _KIND_OF.get(verb)
+    if kind:
+        k = int(words[2])
+        if kind == "gain":
+            return (Change(who, mine, "+", k, mine + k),)
+        if kind == "loss":
+            return (Change(who, mine, "-", k, mine - k),)
+        giver, taker = (who, other) if kind == "give" else (other, who)
+        return (
+            Change(giver, value[giver], "-", k, value[giver] - k),
+            Change(taker, value[taker], "+", k, value[taker] + k),
+        )
+    if verb == "doubles":
+        return (Change(who, mine, "*", 2, mine * 2),)
+    if verb == "halves":
+        return (Change(who, mine, "/", 2, mine // 2 if mine % 2 == 0 else 0),)
+    if verb == "adds":
+        return (Change(who, mine, "+", others, mine + others, of_other=True),)
+    if verb == "now":
+        return (Change(who, mine, "=", others, others, of_other=True),)
+    if verb == "and":
+        return (Change(who, mine, "=", others, others), Change(other, others, "=", mine, mine))
+    raise ValueError(f"not an event of the language: {' '.join(words)}")
+
+
+# --- solutions ---
+
+STYLES = ("{name} {rest} .", "{name} : {rest} .", "{name} has {rest} .")
+# Shares (cumulative) of what is drawn for each solution: its style, its opening, and how it closes.
+STYLE_SHARES = (0.6, 0.8)
+OPENINGS, OPENING_SHARES = ("none", "told", "turned"), (0.35, 0.9)
+CLOSINGS, CLOSING_SHARES = ("none", "told", "turned"), (0.7, 0.95)
+TURNED = 0.1  # of the sums: "3 + 12 = 15"; and of the gifts: the taker first
+
+
+def write_steps(story: Story, rng: random.Random) -> str:
+    """The steps of one correct solution, without the marked answer: one wording of the story, event by event."""
+    draw = rng.random
+    style = STYLES[bisect(STYLE_SHARES, draw())]
+    opening = OPENINGS[bisect(OPENING_SHARES, draw())]
+    closing = CLOSINGS[bisect(CLOSING_SHARES, draw())]
+
+    def say(person: int, rest: int | str) -> str:
+        return style.format(name=story.names[person], rest=rest)
+
+    def say_both(values: tuple[int, int], order: str) -> list[str]:
+        return [say(p, values[p]) for p in ((0, 1) if order == "told" else (1, 0))]
+
+    steps = []
+    if opening != "none" or not story.events:
+        steps += say_both(story.start, opening if opening != "none" else "told")
+    for changes in story.events:
+        turned = len(changes) == 2 and draw() < TURNED
+        for change in changes[::-1] if turned else changes:
+            a, b = change.before, change.operand
+            if change.symbol == "=":
+                steps.append(say(change.person, change.after))
+            else:
+                a, b = (b, a) if change.symbol == "+" and draw() < TURNED else (a, b)
+                steps.append(say(change.person, f"{a} {change.symbol} {b} = {change.after}"))
+    if closing != "none":
+        steps += [f"so {step}" if i == 0 else step for i, step in enumerate(say_both(story.end, closing))]
+    return " ".join(steps)
+
+
+def write_solution(story: Story, rng: random.Random) -> str:
+    """The steps and the answer in the form that the reward reads (GSM8K's)."""
+    return f"{write_steps(story, rng)} #### {story.answer}"
+
+
+def gold_solutions(text: str, rng: random.Random, count: int, longest: int) -> tuple[str, ...]:
+    """Up to `count` distinct checked solutions of at most `longest` tokens, drawn as the stream draws them.
+
+    A story without events has 18 in all; one whose shortest solutions are too long has none.
+    """
+    story, found = read_story(text), {}
+    for _ in range(14 * count):
+        solution = write_solution(story, rng)
+        if solution in found or count_tokens(solution) > longest:
             continue
-        value = after
-        steps.append((symbol, k))
-        sentences.append(told[int(draw() * len(told))].format(k=k, **words))
-
-    compare = None
-    if compare_kind:
-        k = 2 + int(draw() * (difficulty.largest - 1)) if compare_kind == "+" else difficulty.factors[int(draw() * 2)]
-        compare = (compare_kind, k)
-        sentences.append((MORE if compare_kind == "+" else TIMES).format(k=k, **words))
-        value += _apply(value, compare_kind, k)
-    if draw() < difficulty.extra:
-        extra = EXTRA[int(draw() * len(EXTRA))].format(k=2 + int(draw() * (difficulty.largest - 1)), **words)
-        sentences.insert(1 + int(draw() * len(sentences)), extra)
-    ask = ASK_ALL if compare else ASK[int(draw() * len(ASK))]
-    text = " ".join([*sentences, ask.format(**words)])
-    return Problem(text, start, tuple(steps), compare, name, he, other, thing, value)
-
-
-def write_solution(problem: Problem, rng: random.Random, ending: str = ANSWER_FORMAT, plain: float = 0.0) -> str:
-    """One correct solution. `plain` is the probability of the derivation that follows the story step by step."""
-    equations = _derive(problem, rng, simple=rng.random() < plain)
-    wording = WORDINGS[int(rng.random() * len(WORDINGS))]
-    written = wording(problem, equations)
-    ending = ending.format(answer=problem.answer, name=problem.name, thing=problem.thing)
-    return f"{written} {ending}"
-
-
-def gold_solutions(problem: Problem, rng: random.Random, count: int, longest: int) -> tuple[str, ...] | None:
-    """`count` distinct verified solutions of at most `longest` tokens (words and digits), at most three wordings of
-    one derivation among them; None if the problem does not have so many."""
-    found: dict[str, None] = {}
-    wordings_of: Counter[tuple[str, ...]] = Counter()
-    for _ in range(12 * count):
-        solution = write_solution(problem, rng)
-        derivation = tuple(EQUATION.findall(solution))
-        if solution not in found and count_tokens(solution) <= longest and wordings_of[derivation] < 3:
-            verify(problem, solution)
-            found[solution] = None
-            wordings_of[derivation] += 1
+        if not check_solution(text, solution):
+            raise ValueError(f"the check rejects a gold solution of '{text}': {solution}")
+        found[solution] = None
         if len(found) == count:
             return tuple(found)
-    return None
+    return () if story.events else tuple(found)
 
 
-EQUATION = re.compile(r"(?:\d+ [-+*/] \d+ = \d+|\d+ = \d+ [+*] \d+)")
+STEP = re.compile(r"(?:so )?(\w+) (?:: |has )?(?:(\d+) ([-+*/]) (\d+) = )?(\d+)")
 
 
-def verify(problem: Problem, solution: str) -> None:
-    """Checks a solution step by step: every equation is true, every operand was told or derived before, and the
-    last equation and the final answer are the problem's. Raises ValueError naming the equation that is wrong."""
-    known = {int(n) for n in re.findall(r"\d+", problem.text)}
-    result = None
-    for equation in EQUATION.findall(solution):
-        left, right = equation.split(" = ")
-        parts, whole = (left, right) if " " in left else (right, left)
-        a, symbol, b = parts.split()
-        if _apply(int(a), symbol, int(b)) != int(whole):
-            raise ValueError(f"false equation '{equation}' in: {solution}")
-        needs = {int(a), int(b)} if parts is left else {int(whole)}
-        if not needs <= known:
-            raise ValueError(f"'{equation}' uses {needs - known}, which was neither told nor derived: {solution}")
-        known |= {int(a), int(b), int(whole)}
-        result = int(whole) if parts is left else None
-    if result != problem.answer or not solution.endswith(str(problem.answer)):
-        raise ValueError(f"the last equation or the final answer is not {problem.answer}: {solution}")
+def checked_steps(text: str, completion: str) -> list[tuple[str, bool]]:
+    """Each step of a completion, and whether it holds: [(step, ok)]; the last one is the marked answer.
+
+    A step is right if it is true, follows from the story's next change of that person (or says what the person has at
+    that point), and takes its numbers from what the question told or the steps before derived. The answer is right if
+    it is marked, and nothing of what it needs was left out. What stands behind the answer is not looked at.
+    """
+    story = _story(text)
+    marked = ANSWER.search(completion)
+    written = completion[: marked.start()] if marked else completion
+    to_come = [[c for changes in story.events for c in changes if c.person == p] for p in (0, 1)]
+    value, told, checked = list(story.start), [False, False], []
+    for step in re.split(r" ?\.(?: |$)", written.strip()):
+        if step := step.strip():
+            checked.append((step, _follows(step, story.names, value, told, to_come)))
+    complete = all(told if not story.events else [not left for left in to_come])
+    if marked:
+        answer = (int(marked[1]), int(marked[2])) == story.end
+        checked.append((marked[0], answer and complete and all(ok for _, ok in checked)))
+    return checked
+
+
+def check_solution(text: str, completion: str) -> bool:
+    """Whether a completion derives the question's answer step by step and marks it as its answer."""
+    checked = checked_steps(text, completion)
+    return bool(checked) and checked[-1][1] and checked[-1][0].startswith("####")
+
+
+_story = lru_cache(maxsize=4096)(read_story)
+
+
+def _follows(step: str, names: tuple[str, str], value: list[int], told: list[bool], to_come: list[list]) -> bool:
+    """Whether a step holds; then what its person has (`value`) and what is left to derive (`to_come`) move on."""
+    match = STEP.fullmatch(step)
+    if match is None or match[1] not in names:
+        return False
+    person, result = names.index(match[1]), int(match[5])
+    told[person] = True
+    change = next(iter(to_come[person]), None)
+    if change is not None and change.of_other and value[1 - person] != change.operand:
+        change = None  # of the other person it is not derived yet
+    symbol = match[3] or "="
+    if change is None or change.symbol != symbol or change.after != result:
+        return symbol == "=" and result == value[person]
+    operands = (int(match[2]), int(match[4])) if match[3] else None
+    if operands not in (None, (change.before, change.operand)) and not (
+        symbol == "+" and operands == (change.operand, change.before)
+    ):
+        return False
+    to_come[person].pop(0)
+    value[person] = result
+    return True
 
 
 def count_tokens(text: str) -> int:
@@ -197,141 +283,8 @@ def count_tokens(text: str) -> int:
     return sum(len(word) if word.isdigit() else 1 for word in text.split())
 
 
-def _apply(a: int, symbol: str, b: int) -> int | None:
-    if symbol == "/":
-        return a // b if b and a % b == 0 else None
-    return a + b if symbol == "+" else a - b if symbol == "-" else a * b
-
-
-# --- derivations: lists of (role, a, symbol, b, result); role "split" is written "result = a symbol b" ---
-
-Equation = tuple[str, int, str, int, int]
-ROLES = {"+": "gain", "-": "loss", "*": "grow", "/": "share"}
-
-
-def _derive(problem: Problem, rng: random.Random, simple: bool) -> list[Equation]:
-    value, equations = problem.start, []
-    for additive, run in groupby(problem.steps, key=lambda step: step[0] in "+-"):
-        run = list(run)
-        if additive and len(run) > 1 and not simple:
-            run = _reorder(run, value, rng, equations)
-        for symbol, k in run:
-            value = _one_step(ROLES[symbol], value, symbol, k, rng, simple, equations)
-    if problem.compare:
-        symbol, k = problem.compare
-        second = _one_step("more", value, symbol, k, rng, simple, equations)
-        value = _one_step("total", value, "+", second, rng, True, equations)
-    return equations
-
-
-def _reorder(
-    run: list[tuple[str, int]], value: int, rng: random.Random, equations: list[Equation]
-) -> list[tuple[str, int]]:
-    """The same gains and losses as told, gains first, or summed up beforehand."""
-    gains, losses = [s for s in run if s[0] == "+"], [s for s in run if s[0] == "-"]
-    pick = rng.random()
-    if pick < 0.4:
-        return run
-    if pick < 0.65:
-        return gains + losses
-    summed = []
-    for symbol, group, role in (("+", gains, "gains"), ("-", losses, "losses")):
-        if group:
-            total = group[0][1]
-            for _, k in group[1:]:
-                equations.append((role, total, "+", k, total + k))
-                total += k
-            summed.append((symbol, total))
-    return summed
-
-
-def _one_step(
-    role: str, value: int, symbol: str, k: int, rng: random.Random, simple: bool, equations: list[Equation]
-) -> int:
-    """Appends the equation(s) of one operation and returns the value after it."""
-    pick = 0.0 if simple else rng.random()
-    if symbol in "+*" and 0.5 < pick <= 0.7:
-        equations.append((role, k, symbol, value, _apply(value, symbol, k)))
-    elif symbol in "+-" and pick > 0.7 and k > 3 and role != "total":
-        first = k - k % 10 if k > 10 and k % 10 and rng.random() < 0.6 else 1 + int(rng.random() * (k - 1))
-        equations.append(("split", first, "+", k - first, k))
-        middle = _apply(value, symbol, first)
-        equations.append((role, value, symbol, first, middle))
-        equations.append((role, middle, symbol, k - first, _apply(middle, symbol, k - first)))
-    elif symbol in "*/" and k == 4 and pick > 0.7:
-        equations.append(("split", 2, "*", 2, 4))
-        middle = _apply(value, symbol, 2)
-        equations.append((role, value, symbol, 2, middle))
-        equations.append((role, middle, symbol, 2, _apply(middle, symbol, 2)))
-    elif symbol == "*" and k <= 3 and pick > 0.7:
-        for i in range(1, k):
-            equations.append((role, value * i, "+", value, value * (i + 1)))
-    else:
-        equations.append((role, value, symbol, k, _apply(value, symbol, k)))
-    return _apply(value, symbol, k)
-
-
-# --- wordings ---
-
-
-def _equation(e: Equation) -> str:
-    role, a, symbol, b, result = e
-    return f"{result} = {a} {symbol} {b} ." if role == "split" else f"{a} {symbol} {b} = {result} ."
-
-
-def _bare(problem: Problem, equations: list[Equation]) -> str:
-    return " ".join(map(_equation, equations))
-
-
-def _story(problem: Problem, equations: list[Equation]) -> str:
-    told = {
-        "gain": f"{problem.he} gets more so",
-        "loss": f"{problem.he} has less so",
-        "grow": f"{problem.he} has many times more so",
-        "share": f"{problem.he} keeps a part so",
-        "gains": f"{problem.he} gets in all",
-        "losses": f"{problem.he} loses in all",
-        "more": f"{problem.other} has",
-        "total": "together they have",
-        "split": "note that",
-    }
-    return f"{problem.name} has {problem.start} . " + " ".join(f"{told[e[0]]} {_equation(e)}" for e in equations)
-
-
-def _orders(problem: Problem, equations: list[Equation]) -> str:
-    told = {
-        "gain": "add :",
-        "loss": "take away :",
-        "grow": "multiply :",
-        "share": "divide :",
-        "gains": "sum of gains :",
-        "losses": "sum of losses :",
-        "more": "the other :",
-        "total": "all :",
-        "split": "write",
-    }
-    return f"start with {problem.start} . " + " ".join(f"{told[e[0]]} {_equation(e)}" for e in equations)
-
-
-def _ordinal(problem: Problem, equations: list[Equation]) -> str:
-    return " ".join(f"{'first' if i == 0 else 'then'} {_equation(e)}" for i, e in enumerate(equations))
-
-
-def _things(problem: Problem, equations: list[Equation]) -> str:
-    told = {"split": "as"}
-    return " ".join(f"{told.get(e[0], problem.thing + ' :')} {_equation(e)}" for e in equations)
-
-
-WORDINGS = (_bare, _story, _orders, _ordinal, _things)
-
-
 def words() -> set[str]:
     """The closed vocabulary of the problems and their solutions."""
-    rng, found = random.Random(0), set()
-    for _ in range(4000):
-        for difficulty in (EASY, HARD):
-            problem = make_problem(rng, difficulty)
-            found |= set(problem.text.split()) | set(write_solution(problem, rng).split())
-    for ending in ENDINGS:
-        found |= set(ending.split())
-    return {w for w in found if not any(c.isdigit() or c in "{}" for c in w)}
+    lists = [NAMES, THINGS, *VERBS.values(), ASKS, STYLES]
+    found = {word for texts in lists for text in texts for word in text.split() if "{" not in word}
+    return found | set("has to from doubles halves them adds as many now and swap so = + - * / , . : ####".split())

@@ -3,7 +3,7 @@
 A `World` is a seeded set of arbitrary facts, so that knowing one can only come from having read it:
 
 - people (first name and family name) with a home, a job, a colour, a pet, a food and a friend;
-- kinds ("marsh lumo") that belong to families, and rules that hold for every member of a family;
+- kinds ("marsh lumo") that belong to families, mostly by their last word, and rules that hold for a whole family;
 - scripts: how to do something, in five steps; goals, and the tool each of them needs;
 - stories whose last word follows from the first sentences.
 
@@ -29,6 +29,7 @@ from excursions.data.nano import lexicon as lex
 PEOPLE = 300
 HELD_OUT_PEOPLE = 0.6
 HELD_OUT_KINDS = 0.5
+UNLIKE_ITS_NAME = 0.2  # of the kinds, those of another family than most kinds with the same last word
 # Shares of the documents. A friend document tells facts of somebody's friend without naming the friend.
 MIXTURE = {
     "person": 0.38,
@@ -110,7 +111,12 @@ class World:
 
     def _make_kinds(self, rng: random.Random) -> None:
         self.kinds = shuffled([f"{first} {last}" for first in lex.KIND_FIRST for last in lex.KIND_LAST], rng)
-        self.family_of = dealt(lex.FAMILIES, len(self.kinds), rng)
+        by_name = dict(zip(lex.KIND_LAST, shuffled(lex.FAMILIES, rng), strict=True))
+        others = dealt(lex.FAMILIES, len(self.kinds), rng)
+        self.family_of = [
+            other if rng.random() < UNLIKE_ITS_NAME else by_name[kind.split()[1]]
+            for kind, other in zip(self.kinds, others, strict=True)
+        ]
         self._family_index = [lex.FAMILIES.index(family) for family in self.family_of]
         # rule[property][family]: each value holds for as many families as the others.
         self.rule = {

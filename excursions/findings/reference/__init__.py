@@ -10,6 +10,7 @@ is paired.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ GAIN_SUITES = {  # setup in the figure's tag -> (our suite, billions of paramete
 }
 
 
+@functools.cache
 def raw(name: str) -> pd.DataFrame:
     """One file as it is: curves, dynamics, seeds, rl_runs, general, rollouts or shots (columns:
     README.md).
