@@ -7,7 +7,6 @@ run is simply not there: a table may be empty, and its columns are there all the
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from excursions.findings import estimates, statistics
-from excursions.params import RECIPES
+from excursions.params import RECIPES, one_of
 from excursions.results.tables import KS, ROLES, Tables, load_runs
 
 ZERO_SHOT = "base_0shot"  # the checkpoint as it is, asked without examples: step 0 of what is trained from it
@@ -32,7 +31,7 @@ def pass_at_k(tables: Tables, recipes: Sequence[str] = ORDER, suite: str = "main
     estimate, ci_low, ci_high.
     """
     rows = tables.outcomes
-    rows = rows[rows["suite"] == suite]
+    rows = rows[rows["suite"] == one_of(suite, list(tables.parameters), "suite with results")]
     start = rows[(rows["step"] == 0) & rows["recipe"].isin(DIRECT)]
     start = start.drop_duplicates(["checkpoint", "benchmark", "question_id"])
     ends = estimates.last_step(rows)
@@ -187,6 +186,7 @@ def phases(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFr
     """
     rows = tables.outcomes
     rows = rows[(rows["suite"] == suite) & (rows["benchmark"].map(ROLES) == role)]
+    one_of(suite, list(tables.parameters), "suite with results")
     log, found = logs(tables, suite), []
     for (start, first), recipe in zip(STARTS.items(), ("rl", "rl", "sft_rl"), strict=True):
         for names, group in rows[rows["recipe"].isin([recipe, first])].groupby(WHERE, observed=True):
@@ -246,7 +246,7 @@ def varied(tables: Tables, arms: Sequence[tuple[str, str, float]]) -> pd.DataFra
     where the estimate is a change of accuracy, which is from base of the suite main.
     """
     found = [pass_at_k(tables, [])]
-    for suite, recipe, value in arms:
+    for suite, recipe, value in (arm for arm in arms if arm[0] in tables.parameters):
         found.append(pass_at_k(tables, [recipe], suite).assign(value=value))
         rows = tables.general
         own = rows[(rows["suite"] == suite) & (rows["recipe"] == recipe)]
@@ -260,8 +260,8 @@ def varied(tables: Tables, arms: Sequence[tuple[str, str, float]]) -> pd.DataFra
 def rollouts(tables: Tables, root: Path | str) -> pd.DataFrame:
     """pass@1 along RL with different numbers of rollouts a question: the suites rollouts-<n>.
 
-    Columns: scale, suite, checkpoint, tokens, chinchilla, recipe, role, k, rollouts, questions (seen), answers (sampled),
-    seed, n_seeds, n_questions, estimate, ci_low, ci_high. Of several checkpoints the last.
+    Columns: scale, suite, checkpoint, tokens, chinchilla, recipe, role, k, rollouts, questions (seen), answers
+    (sampled), seed, n_seeds, n_questions, estimate, ci_low, ci_high. Of several checkpoints the last.
     """
     found = []
     for suite in (name for name in tables.parameters if name.startswith("rollouts-")):
@@ -298,6 +298,6 @@ def missing(points: pd.DataFrame, recipes: Sequence[str]) -> str:
     return f"Not measured yet: {'; '.join(found)}. " if found else ""
 
 
-def pairs_with_base(recipes: Sequence[str]) -> list[tuple[str, str]]:
+def pairs_with_base(recipes: Sequence[str] = ORDER[2:]) -> list[tuple[str, str]]:
     """Every recipe against base."""
-    return list(itertools.product([recipe for recipe in recipes if recipe != "base"], ["base"]))
+    return [(recipe, "base") for recipe in recipes]

@@ -119,7 +119,7 @@ def page(
 
     recipes: those in the legend; more: further entries of it. width: of the page, inches.
     """
-    titles = textwrap.wrap(title, int(width / 0.094))
+    titles = textwrap.wrap(title.rstrip("."), int(width / 0.094))
     notes = [line for part in note.split("\n") for line in textwrap.wrap(part, int(width / 0.064))]
     top = 0.15 + TITLE_LINE * len(titles) + (LEGEND if recipes or more else 0)
     height = top + sum(HEADING + band.height + UNDER for band in bands) + 0.1 + NOTE_LINE * len(notes)

@@ -38,9 +38,9 @@ def combination(points: pd.DataFrame) -> Figure:
     """Beyond the paper: the weight of RL in parallel averaging, between SFT alone (0) and RL alone (1)."""
     scale = points["scale"].iloc[0] if len(points) else "nothing measured yet"
     note = (
-        "One curve a checkpoint, in multiples of Chinchilla-optimal. 0 and 1 are SFT and RL by themselves, not parallel "
-        "averaging at its ends: SFT takes other numbers of steps. Shaded: 95% interval over questions and seeds. "
-        "General benchmarks: accuracy minus base, mean of the six."
+        "One curve a checkpoint, in multiples of Chinchilla-optimal. 0 and 1 are SFT and RL by themselves, not "
+        "parallel averaging at its ends: SFT takes other numbers of steps. Shaded: 95% interval over questions and "
+        "seeds. General benchmarks: accuracy minus base, mean of the six."
     )
     bands = [Band(f"this study ({scale})", False, 5, 2.0, 0.6, 0.55)]
     figure, (row,) = page(headlines.combination(points)[0], note, bands, (), [SEEDS])
@@ -71,7 +71,7 @@ def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> Fig
         Band(f"{ours}: epochs of SFT and KL of RL, easy problems; one curve a checkpoint", False, 4, 1.5, 0.6, 0.55),
         Band(f"{theirs}: epochs of SFT (on several solutions per question), GSM8K", True, 3),
     ]
-    note = "Shaded: 95% interval over questions and, here, training seeds. The paper's FLOPs are numbers of sampled answers."
+    note = "Shaded: 95% interval over questions and, here, training seeds. Answers sampled are the paper's FLOPs."
     figure, rows = page(headlines.ablations(dict(varied))[0], note, bands, (), [SEEDS])
     _rollouts(rows[:2], rollouts)
     _shots(rows[2:4], varied["shots"])

@@ -94,15 +94,17 @@ def _levels_and_gains(
         for column, k in enumerate(KS):
             for axes, table in zip((row[column] for row in pair), (ours, theirs), strict=True):
                 _curves(axes, table[(table["role"] == role) & (table["k"] == k)], chosen, f"pass@{k}")
-                _floor(axes, floors.get((role, k)))
-            share_y([row[column] for row in pair], SOLVED)
+            _floor(pair[0][column], floors.get((role, k)))
+            share_y([row[column] for row in pair], SOLVED if k == 1 else "")
         for column, k in ((3, 1), (4, 32)):
             for axes, table in zip((row[column] for row in pair), (our_gains, their_gains), strict=True):
                 here = table[(table["role"] == role) & (table["k"] == k)]
                 _curves(
                     axes, here, [recipe for recipe in chosen if recipe not in ("base", ZERO_SHOT)], f"gain, pass@{k}"
                 )
-        share_y([row[column] for row in pair for column in (3, 4)], GAIN, from_zero=False)
+        share_y([row[column] for row in pair for column in (3, 4)], "", from_zero=False)
+        for row in pair:
+            row[3].set_ylabel(GAIN)
     tokens_axis([axes for row in rows for axes in row], [ours["x"], theirs["x"]])
     return figure
 
@@ -129,7 +131,7 @@ def checkpoints(points: pd.DataFrame, general: pd.DataFrame, floors: Floors) -> 
                     ends.append((here[here["seed"].isna()] if "seed" in here else here, f"pass@{k}", "#222222"))
                 elif recipe == ZERO_SHOT:
                     curve(axes, here, LOOKS[ZERO_SHOT], band=False, width=0.9)
-            for k in KS:
+            for k in KS if row is rows[0] else ():
                 _floor(axes, floors.get((role, k)))
             labels.append((axes, ends))
         ends = []
@@ -175,7 +177,9 @@ def general_capabilities(general: pd.DataFrame, changes: pd.DataFrame) -> Figure
             if len(base):
                 words += f" ({base.iloc[0]:.0f} to {base.iloc[-1]:.0f}%)"
             _curves(axes, table[table["benchmark"] == name], recipes, words)
-    share_y([axes for row in rows for axes in row], CHANGE.replace("accuracy ", ""), from_zero=False)
+    share_y([axes for row in rows for axes in row], "", from_zero=False)
+    for row in rows:
+        row[0].set_ylabel(GAIN)
     tokens_axis([axes for row in rows for axes in row], [ours["x"], theirs["x"]])
     return figure
 
@@ -197,10 +201,10 @@ def parallel_averaging(
     for row, table, other, mean in zip(rows, (ours, theirs), others, ("average", "average5"), strict=True):
         for axes, k in zip(row, KS, strict=False):
             _curves(axes, table[(table["role"] == "easy") & (table["k"] == k)], recipes, f"pass@{k}")
-            _floor(axes, floors.get(("easy", k)))
+            _floor(axes, floors.get(("easy", k)) if row is rows[0] else None)
         _curves(row[3], other[other["benchmark"] == mean], recipes[1:], "general benchmarks")
-    for column in range(3):
-        share_y([row[column] for row in rows], SOLVED)
+    for column, k in enumerate(KS):
+        share_y([row[column] for row in rows], SOLVED if k == 1 else "")
     share_y([row[3] for row in rows], CHANGE, from_zero=False)
     tokens_axis([axes for row in rows for axes in row], [ours["x"], theirs["x"]])
     return figure

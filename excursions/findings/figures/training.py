@@ -46,9 +46,9 @@ def sharpening_or_expansion(dynamics: pd.DataFrame, logs: pd.DataFrame, changes:
     here = dynamics[dynamics["checkpoint"] == focus]
     scale, asked = here["scale"].iloc[0], here["n_questions"].max()
     note = (
-        f"All points of a checkpoint: the same questions at every step (here {asked:.0f}). Shaded: 95% interval over them "
-        "and training seeds. Base is few-shot, 0-shot is where direct RL starts. The paper's SFT here is on several "
-        "solutions per question. Below: RL steps from 0; open circles at the left: base few-shot. "
+        f"All points of a checkpoint: the same questions at every step (here {asked:.0f}). Shaded: 95% interval over "
+        "them and training seeds. Base is few-shot, 0-shot is where direct RL starts. The paper's SFT here is on "
+        "several solutions per question. Below: RL steps from 0; open circles at the left: base few-shot. "
     )
     about = f"checkpoint {focus}, {multiple[focus]:.2f}× Chinchilla-optimal, easy problems"
     bands = [Band(f"this study ({scale}): {about}", False, 2, 1.9, 1.1, 0.75)]
@@ -136,8 +136,8 @@ def phase_map(phases: pd.DataFrame) -> Figure:
     """Beyond the paper: where RL expands and where it sharpens, over checkpoint and RL step."""
     scale = phases["scale"].iloc[0] if len(phases) else "nothing measured yet"
     note = (
-        "Easy problems, all questions that both models answered, paired. Numbers: points (entropy: nats). Bold: the 95% "
-        "interval is on one side of 0. Expands: pass@1 and pass@32 rise; sharpens: pass@1 rises and pass@32 falls."
+        "Easy problems, all questions that both models answered, paired. Numbers: points (entropy: nats). Bold: the "
+        "95% interval is on one side of 0. Expands: pass@1 and pass@32 rise; sharpens: pass@1 rises and pass@32 falls."
     )
     marks = [
         Line2D([], [], marker="s", lw=0, ms=8, color=c, label=k)
@@ -210,8 +210,8 @@ def reward_gaming(points: pd.DataFrame) -> Figure:
     names, recipes = curves.checkpoints(points), [name for name in LOOKS if name in set(points["recipe"])]
     note = (
         "Right: the final answer is, which is what the reward sees. Derived: right, and every equation is true, every "
-        "operand told or derived, and the last results the answer. Shaded below: right but not derived, a guess or a lucky "
-        "error. Easy problems, pass@1. "
+        "operand told or derived, and the last results the answer. Shaded below: right but not derived, a guess or a "
+        "lucky error. Easy problems, pass@1. "
     )
     note += curves.missing(points[points["is_last"]], recipes)
     bands = [Band(f"this study ({scale}): after training", False, 3, 1.8)]
