@@ -23,8 +23,8 @@ NAMES = {
 
 
 def show(figure: Figure, root: Path | str, scale: str, name: str, suite: str = "main") -> HTML:
-    """Saves a figure as figures/<scale>/<name>.svg and .png, of another suite <name>-<suite>; and shows the SVG."""
-    name = name if suite == "main" else f"{name}-{suite}"
+    """Saves a figure as figures/<scale>/<name>.svg and .png, of another suite <name>_<suite>; and shows the SVG."""
+    name = name if suite == "main" else f"{name}_{suite}"
     path = Path(root) / "figures" / scale / name
     plotting.save(figure, path)
     svg = path.with_name(f"{name}.svg").read_text(encoding="utf-8")
