@@ -9,11 +9,11 @@ BIN := $(CURDIR)/.venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM_PIP = .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help repro test test-vllm smoke lint lab bench lock
+.PHONY: help repro test test-vllm smoke real lint lab bench bench-vllm lock
 .DEFAULT_GOAL := help
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 repro: .venv/.installed ## rebuild what is missing or out of date: figures, reports, claims (trains only what has changed)
 	PATH="$(BIN):$$PATH" $(BIN)/dvc repro
@@ -28,15 +28,24 @@ test-vllm: .venv-vllm/.installed ## run the tests of the vLLM engine, on the CPU
 smoke: .venv/.installed ## run the whole pipeline, training included, at its smallest scale
 	$(BIN)/excursions smoke
 
-lint: .venv/.installed ## check code and notebooks with ruff
+real: .venv/.installed ## measure and train a real language model of 135M parameters (fetches 90 MB, needs GSM8K's files)
+	$(PIP) install --quiet gguf==0.19.0
+	$(BIN)/python -m excursions.study.real
+
+lint: .venv/.installed ## check code and notebooks: ruff, types, the import rule
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
 lab: .venv/.installed ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-bench: .venv/.installed ## measure speed: every script of benchmarks/ in turn
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python "$$script"; done
+bench: .venv/.installed ## measure speed, about 15 minutes on an idle machine: writes docs/benchmarks.md and its figure
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/table.py
+
+bench-vllm: .venv-vllm/.installed ## measure the sampler against vLLM on the CPU
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python benchmarks/vllm_sampling.py
 
 # The pins that are there stay unless pyproject.toml forbids them; `make lock UPGRADE=1` takes the newest of everything.
 # The local part of a torch version (+cpu) names a build of the same release, so it is dropped.

@@ -1,83 +1,73 @@
 """Seconds of a whole GRPO step, ours against TRL's GRPOTrainer: same job, same run, one thread.
 
-A step is: sample 32 prompts (40 to 150 tokens) x 16 completions of up to 64 tokens, reward, advantages,
-gradient, clip, AdamW. The model is nano-sized with random weights. The reward is the share of even token
-ids: cheap, and no group is without variance, so that neither side has a group to leave out. Both take micro
-batches of 64 completions, and of their two steps the faster counts.
+A step is: sample 32 prompts (40 to 150 tokens) x 16 completions of up to 64 tokens, reward, advantages, gradient, clip,
+AdamW. The reward is the share of even token ids: cheap, and no group is without variance, so that neither side has a
+group to leave out. Both take micro batches of 64 completions, and of their two steps the faster counts.
 """
 
 from __future__ import annotations
 
 import copy
-import random
 import tempfile
 import time
 
 import torch
 from datasets import Dataset
+from measuring import EOS, PAD, VOCAB, make_model, make_prompts, matmul_peak, report, weights
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    Olmo2Config,
-    Olmo2ForCausalLM,
-    PreTrainedTokenizerFast,
-    PrinterCallback,
-    TrainerCallback,
-)
+from transformers import Olmo2ForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from excursions.grpo import Group, rl_gradients
 from excursions.rollout.sampler import sample_seed
 from excursions.rollout.torch_engine import TorchEngine
+from excursions.training.grpo import Group, rl_gradients
 
 N_PROMPTS, N_SAMPLES, NEW_TOKENS, MICRO_BATCH = 32, 16, 64, 64
-VOCAB, PAD, EOS = 600, 0, 1
 STEPS = 2
 LEARNING_RATE, MAX_GRAD_NORM = 1e-4, 1.0
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = Olmo2Config(
-        vocab_size=VOCAB,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        bos_token_id=None,
-    )
-    model = Olmo2ForCausalLM(config)
-    draw = random.Random(0)
-    prompts = [[draw.randrange(2, VOCAB) for _ in range(draw.randint(40, 150))] for _ in range(N_PROMPTS)]
-
-    print(f"GRPO step: {N_PROMPTS} prompts x {N_SAMPLES} completions of up to {NEW_TOKENS} tokens, one thread")
-    ours = our_seconds(copy.deepcopy(model), prompts)
-    theirs = trl_seconds(copy.deepcopy(model), prompts)
-    print(f"excursions        {sum(ours):6.1f} s a step (rollout {ours[0]:.1f}, update {ours[1]:.1f})")
-    print(f"trl GRPOTrainer   {theirs:6.1f} s a step")
-    print(f"ratio             {theirs / sum(ours):6.1f}")
+    prompts = make_prompts(N_PROMPTS, 40, 150)
+    rows = []
+    for size in ("0.6M", "1M"):
+        model = make_model(size)
+        # ours before and after, so that a machine that is getting busier favours neither
+        ours = [our_seconds(copy.deepcopy(model), prompts)]
+        theirs = trl_seconds(copy.deepcopy(model), prompts)
+        ours.append(our_seconds(copy.deepcopy(model), prompts))
+        rollout, update = min(ours, key=sum)
+        n_tokens = N_PROMPTS * N_SAMPLES * NEW_TOKENS
+        rows.append(
+            {
+                "job": f"GRPO step, {size}, {N_PROMPTS} x {N_SAMPLES} x {NEW_TOKENS}, s",
+                "peer_name": "TRL GRPOTrainer",
+                "ours": rollout + update,
+                "peer": theirs,
+                "ratio": theirs / (rollout + update),
+                "floor": n_tokens * 8 * weights(model) / matmul_peak(),
+                "of it": f"rollout {rollout:.2f}, update {update:.2f}",
+            }
+        )
+    report(rows)
 
 
 def reward(token_ids: list[int]) -> float:
     return sum(token % 2 == 0 for token in token_ids) / len(token_ids)
 
 
-def our_seconds(model: Olmo2ForCausalLM, prompts: list[list[int]]) -> tuple[float, float]:
-    """CPU seconds of the fastest step: of the rollout with its rewards, and of the update.
-
-    With one thread, CPU seconds are the seconds of an idle machine.
-    """
+def our_seconds(
+    model: Olmo2ForCausalLM, prompts: list[list[int]], samples: int = N_SAMPLES, new_tokens: int = NEW_TOKENS
+) -> tuple[float, float]:
+    """CPU seconds of the fastest step: of the rollout with its rewards, and of the update."""
     engine = TorchEngine(model, EOS, VOCAB)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     times = []
     for step in range(STEPS):
         start = time.process_time()
         engine.load_weights(model)
-        seeds = [[sample_seed(0, step, str(p), g) for g in range(N_SAMPLES)] for p in range(len(prompts))]
-        found = engine.generate(prompts, seeds, max_new_tokens=NEW_TOKENS, temperature=1.0)
+        seeds = [[sample_seed(0, step, str(p), g) for g in range(samples)] for p in range(len(prompts))]
+        found = engine.generate(prompts, seeds, max_new_tokens=new_tokens, temperature=1.0)
         groups = [
             Group(prompt, completions, [reward(completion.token_ids) for completion in completions])
             for prompt, completions in zip(prompts, found, strict=True)

@@ -1,4 +1,4 @@
-"""Writing files so that a kill or a full disk never leaves half a file, and showing the progress of long work."""
+"""Writing files so that a kill or a full disk never leaves half a file, and reading back what may be damaged."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
+from filelock import FileLock, Timeout
+
+from excursions.params import UserError
 
 
 @contextmanager
@@ -62,44 +63,29 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+def read_json(path: Path) -> Any:
+    """What a JSON file of ours holds; None if it is not there or cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        print(f"{path} cannot be read and is taken as absent", flush=True)
+        return None
 
 
-class Progress:
-    """Steps done of a total: a bar in a terminal, a line about every 20 seconds in a log, each with the time left."""
-
-    def __init__(
-        self,
-        label: str,
-        total: int,
-        done: int = 0,
-        say: Callable[[str], None] | None = None,
-        quiet: bool = False,
-    ) -> None:
-        """quiet: say nothing, as all but the main one of several processes do."""
-        self.label, self.total, self.done, self.first = label, total, done, done
-        self.start = self.last = time.monotonic()
-        self.say = (lambda line: None) if quiet else say or (lambda line: print(line, flush=True))
-        shown = say is None and not quiet and sys.stderr.isatty()
-        self.bar = tqdm(desc=label, total=total, initial=done) if shown else None
-
-    def step(self, **numbers: float) -> None:
-        """One step more; `numbers` are shown beside it."""
-        self.done += 1
-        shown = " ".join(f"{name} {value:.3g}" for name, value in numbers.items())
-        if self.bar is not None:
-            self.bar.set_postfix_str(shown, refresh=False)
-            self.bar.update()
-            if self.done == self.total:
-                self.bar.close()
-            return
-        now = time.monotonic()
-        if now - self.last > 20 or self.done == self.total:
-            self.last = now
-            left = (now - self.start) / (self.done - self.first) * (self.total - self.done)
-            self.say(
-                f"{self.label}: {self.done}/{self.total} {shown} elapsed {clock(now - self.start)} left {clock(left)}"
-            )
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock of a piece of work. Raises UserError if another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{what}: another process is computing this; wait for it or stop it.") from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"{path} cannot be locked ({error}); use a file system that has locks.") from None
+    try:
+        yield
+    finally:
+        lock.release()

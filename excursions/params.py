@@ -1,235 +1,136 @@
 """params.yaml -> frozen dataclasses. Every hyper-parameter of the study is written there and nowhere else.
 
-A key that is unknown, missing or of the wrong type is an error that names it, so that a misspelt parameter
-can never turn into a silent default.
+A top-level mapping that holds a block of a scale is a scale; those shipped are smoke, nano and paper.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import yaml
+from excursions import keys, recipes
+from excursions.blocks import (
+    BLOCKS,
+    CHECKPOINT,
+    ENGINES,
+    POSITIVE,
+    SEED,
+    Engine,
+    Evaluate,
+    Hub,
+    Model,
+    Parallel,
+    Pretrain,
+    Questions,
+    Rl,
+    Scale,
+    Sft,
+    Style,
+    check_scale,
+    percent,
+)
+from excursions.keys import NAME, TEXT, Pattern, Range, UserError, build, checked_name, key, listed, one_of
 
-RECIPES = ("base", "rl", "sft", "sft_gold", "sft_rl", "sft_gold_rl", "parallel")
-SCALES = ("smoke", "nano", "paper")
-ENGINES = ("torch", "transformers", "vllm")
-
-
-class UserError(Exception):
-    """A mistake that the reader of the message can mend; the command line prints it without a traceback."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """Shape of the OLMo2 model."""
-
-    hidden_size: int
-    layers: int
-    heads: int
-    intermediate_size: int
-    context: int  # tokens
-    rope_theta: float
-
-
-@dataclass(frozen=True)
-class Pretrain:
-    """Next-token prediction on the stream, and which checkpoints of it are kept."""
-
-    tokens: int
-    mixture: dict[str, float] | None  # shares of math, reasoning and general (nano); null = those of the paper
-    batch_size: int  # sequences of `context` tokens
-    micro_batch: int | None  # sequences of one process in one forward pass; null = all of its part of the batch
-    learning_rate: float  # peak
-    final_learning_rate_ratio: float  # the cosine ends at this share of the peak
-    warmup_steps: int
-    betas: tuple[float, float]
-    weight_decay: float
-    max_grad_norm: float
-    seed: int
-    save: tuple[str, ...]  # names pNN: percent of pretraining
-    dtype: str  # of the saved checkpoints
-    threads: int
-    compile: bool  # torch.compile of the loss: twice as fast on a CPU, and needs a C++ compiler there
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Where the questions come from and how they are written into a prompt."""
-
-    source: str  # "nano" or "hub"
-    easy: str  # name of the easy benchmark
-    hard: str  # name of the hard benchmark
-    train_easy: int
-    train_hard: int
-    validation: int  # per benchmark
-    test: int  # per benchmark
-    solutions: int  # gold solutions per question
-    # Shares of the cells of word problems (nano); null for public data. Dicts have no hash, and `==` tells them apart.
-    easy_mixture: dict[str, float] | None = dataclasses.field(hash=False)
-    hard_mixture: dict[str, float] | None = dataclasses.field(hash=False)
-    seed: int
-    prompt: str  # with {question}
-    separator: str  # between the examples of a few-shot prompt
-    stop: str  # where the answer to a few-shot prompt ends
-
-
-@dataclass(frozen=True)
-class Rl:
-    """GRPO."""
-
-    steps: int
-    questions_per_step: int
-    rollouts: int
-    max_new_tokens: int
-    temperature: float
-    learning_rate: float
-    warmup_steps: int
-    betas: tuple[float, float]
-    weight_decay: float
-    max_grad_norm: float
-    inner_steps: int
-    clip: float
-    kl: float
-    micro_batch: int  # completions per forward pass
-
-
-@dataclass(frozen=True)
-class Sft:
-    """Next-token prediction on gold solutions, loss on the completion only."""
-
-    epochs: int  # one solution per question
-    gold_epochs: int  # all solutions
-    batch_size: int  # sequences
-    learning_rate: float  # peak
-    warmup_steps: int
-    betas: tuple[float, float]
-    weight_decay: float
-    max_grad_norm: float
-
-
-@dataclass(frozen=True)
-class Parallel:
-    """Parallel averaging of an RL and an SFT update from one parameter snapshot."""
-
-    steps: int
-    rl_weight: float  # 1 is pure RL, 0 is pure SFT
-    sft_batch_size: int
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """What is measured, and how often."""
-
-    samples: int
-    temperature: float
-    max_new_tokens: int
-    shots: int  # examples in the prompt of `base`; every other recipe is 0-shot
-    between: int  # evaluations between the first and the last step
-    questions_between: int  # questions per benchmark at these
-    general: int  # items per general benchmark (nano); 0 = all
-    seed: int
-    kept_questions: int  # questions per benchmark whose completions are kept
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What samples the completions."""
-
-    name: str  # "torch" (embedded, OLMo2), "transformers" (its own generation, any architecture) or "vllm"
-    max_logp_difference: float  # nats; a run stops if sampler and trainer differ by more on average over a step
-    importance_cap: float | None  # weight tokens by min(p trainer / p sampler, cap); null = no correction
-    kv_cache_gb: float  # memory of one process for keys and values (vllm)
-
-
-@dataclass(frozen=True)
-class Hub:
-    """Where public data come from: each a hub name, a local folder, or a .jsonl(.gz) or .parquet file."""
-
-    tokenizer: str
-    stream: str  # pretraining documents, column "text"
-    stream_config: str | None  # configuration of that dataset
-    train: str  # in the schema of OpenMathInstruct-1
-    easy_train: str  # GSM8K, for the examples in few-shot prompts
-    easy_test: str
-    hard_train: str  # MATH, for the same
-    hard_test: str
-    general: str | None  # folder of local copies of the six general benchmarks; null = the hub
-
-
-@dataclass(frozen=True)
-class Scale:
-    """One block of params.yaml: everything that distinguishes a scale from another."""
-
-    model: Model
-    pretrain: Pretrain
-    questions: Questions
-    hub: Hub | None  # null where questions.source is nano
-    rl: Rl
-    sft: Sft
-    parallel: Parallel
-    evaluate: Evaluate
-    engine: Engine
-    workers: int
+__all__ = [  # what the other modules take from here
+    "ENGINES", "RECIPES", "Engine", "Evaluate", "Hub", "Lora", "Model", "OwnSuite", "Parallel", "Pretrain",
+    "PublicSuite", "Questions", "Revision", "Rl", "Scale", "Sft", "Study", "Style", "UserError", "checked_name",
+    "keys_table", "load", "one_of", "percent",
+]  # fmt: skip
+RECIPES = tuple(recipes.RECIPES)
+KEPT = Pattern("p[0-9]{2,3}/seed-[0-9]{1,19}", "<checkpoint>/seed-<k>")
 
 
 @dataclass(frozen=True)
 class Revision:
     """A checkpoint of a public suite."""
 
-    revision: str  # branch, tag or commit of the hub; a folder of that name in a local suite
-    tokens: int  # seen in pretraining
+    revision: str = key("branch, tag or commit of the hub; a folder of that name in a local suite", TEXT)
+    tokens: int = key("seen in pretraining", Range(0, 10**16), "tokens")
 
 
 @dataclass(frozen=True)
-class Suite:
+class Lora:
+    """Low-rank adapters (arXiv 2106.09685) on all linear layers, trained in place of the weights."""
+
+    rank: int = key("of the two matrices", Range(1, 2**17))
+    alpha: float = key("the update is alpha / rank times their product", POSITIVE)
+
+
+@dataclass(frozen=True)
+class PublicSuite:
     """Public checkpoints that runs can start from instead of our own pretraining."""
 
-    model: str  # hub name, or a local folder
-    total_tokens: int
-    checkpoints: dict[str, Revision]
+    model: str = key("hub name, or a local folder", TEXT)
+    total_tokens: int = key("of its whole pretraining", Range(1, 10**16), "tokens")
+    checkpoints: dict[str, Revision] = key("names of any form")
+    style: Style | None = key("how the models are asked; null: as the scale's questions say", default=None)
+    lora: Lora | None = key("what is trained in place of the weights; null: all weights are", default=None)
 
 
 @dataclass(frozen=True)
-class Study:
+class OwnSuite:
+    """A suite of our own beside `main`: other values, or other runs from the checkpoints of another suite."""
+
+    checkpoints: tuple[str, ...] = key("that runs start from", NAME)
+    recipes: tuple[str, ...] = key("of its runs", RECIPES)
+    seeds: tuple[int, ...] = key("of each of its runs", SEED)
+    overrides: typing.Any = key(
+        "values of the scale that this suite sees instead", "null, or {block.key: value}", default=None
+    )
+    checkpoints_of: str | None = key(
+        "suite whose checkpoints it starts from; null: pretrained on its own", NAME, default=None
+    )
+
+
+@dataclass(frozen=True)
+class Top:
+    """The keys of params.yaml beside its scales and suites."""
+
+    scales: tuple[str, ...] = key("that `dvc repro` runs", NAME)
+    checkpoints: tuple[str, ...] = key("of the suite main that runs start from, each in `pretrain.save`", CHECKPOINT)
+    recipes: tuple[str, ...] = key("of the study", RECIPES)
+    seeds: tuple[int, ...] = key("of every run", SEED)
+    more_seeds: dict[str, dict[str, tuple[int, ...]]] = key("recipe -> checkpoint -> seeds of these runs besides", SEED)
+    keep_models: tuple[str, ...] = key("cells whose trained models are kept in trained/", KEPT)
+
+
+@dataclass(frozen=True)
+class Study(Top):
     """The whole of params.yaml."""
 
-    scales: tuple[str, ...]
-    checkpoints: tuple[str, ...]
-    recipes: tuple[str, ...]
-    seeds: tuple[int, ...]
-    more_seeds: dict[str, dict[str, tuple[int, ...]]]  # recipe -> checkpoint -> seeds of these runs besides
-    suites: dict[str, Suite]
-    smoke: Scale
-    nano: Scale
-    paper: Scale
+    suites: dict[str, PublicSuite | OwnSuite]
+    blocks: dict[str, Scale]  # by the scale's name
+    path: str
 
-    def scale(self, name: str) -> Scale:
-        """The block of one scale. Raises UserError for an unknown name."""
-        return getattr(self, one_of(name, SCALES, "scale"))
+    @property
+    def public_suites(self) -> dict[str, PublicSuite]:
+        """The suites that others have pretrained."""
+        return {name: suite for name, suite in self.suites.items() if isinstance(suite, PublicSuite)}
+
+    def scale(self, name: str, suite: str = "main") -> Scale:
+        """The block of one scale as a suite sees it. Raises UserError for an unknown scale, and for overrides of the
+        suite that do not go with this scale."""
+        scale = self.blocks[one_of(name, self.blocks, f"scale in {self.path}")]
+        own = self.suites.get(suite)
+        if isinstance(own, OwnSuite) and own.overrides:
+            scale = _changed(scale, own.overrides, f"{self.path}: {name}", f"suites.{suite}.overrides")
+        return scale
+
+    def checkpoint_suite(self, suite: str) -> str:
+        """The suite whose checkpoint folders the runs of a suite start from."""
+        return getattr(self.suites.get(suite), "checkpoints_of", None) or suite
 
     def seeds_of(self, recipe: str, checkpoint: str, suite: str = "main") -> tuple[int, ...]:
         """The seeds a recipe is run with from a checkpoint; `more_seeds` are for the suite main."""
         more = self.more_seeds.get(recipe, {}).get(checkpoint, ()) if suite == "main" else ()
-        return (*self.seeds, *more)
+        return (*getattr(self.suites.get(suite), "seeds", self.seeds), *more)
 
     def cells(self, suite: str = "main") -> list[tuple[str, str, int]]:
         """All runs from a suite: (checkpoint, recipe, seed). Of a public suite all checkpoints count."""
-        checkpoints = self.suites[suite].checkpoints if suite in self.suites else self.checkpoints
-        return [(c, r, s) for c in checkpoints for r in self.recipes for s in self.seeds_of(r, c, suite)]
-
-
-def one_of(found: str, accepted: tuple[str, ...] | list[str], what: str) -> str:
-    """`found`, if it is accepted. Raises UserError with the accepted values and the nearest of them."""
-    if found in accepted:
-        return found
-    near = difflib.get_close_matches(str(found), accepted, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise UserError(f"There is no {what} '{found}'; accepted: {', '.join(accepted)}.{hint}")
+        about = self.suites.get(suite, self)
+        recipes = getattr(about, "recipes", self.recipes)
+        return [(c, r, s) for c in about.checkpoints for r in recipes for s in self.seeds_of(r, c, suite)]
 
 
 def load(path: Path | str = "params.yaml") -> Study:
@@ -237,27 +138,108 @@ def load(path: Path | str = "params.yaml") -> Study:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist. Run from the project's folder, or `git checkout -- params.yaml`.")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    study = _build(Study, raw, str(path), "")
-    for name in study.scales:
-        one_of(name, SCALES, f"scale (key 'scales' of {path})")
-    for name in study.recipes:
-        one_of(name, RECIPES, f"recipe (key 'recipes' of {path})")
-    for name in SCALES:
-        _check_scale(study.scale(name), name, path)
-    for suite in study.suites.values():
-        for checkpoint in suite.checkpoints:
-            percent(checkpoint)
-    for name in study.checkpoints:
-        for scale in study.scales:
-            one_of(
-                name,
-                study.scale(scale).pretrain.save,
-                f"checkpoint in {scale}.pretrain.save (key 'checkpoints' of {path})",
+    return check(keys.read_yaml(path), path)
+
+
+def check(raw: dict, path: Path) -> Study:
+    """The study in the mapping that was read from `path`. Raises UserError naming the file and the key."""
+    raw = dict(raw)
+    names = [field.name for field in fields(Top)]
+    blocks = {name: raw.pop(name) for name in [*raw] if name not in [*names, "suites"] and _is_block(raw[name])}
+    suites = raw.pop("suites", None)
+    for name in [*raw, *blocks]:
+        if name in blocks:
+            keys.checked_name(name, f"scale (of {path})")
+        elif name not in names:
+            near = keys.nearest(name, [*names, "suites", *blocks])
+            raise UserError(
+                f"{path}: unknown key '{name}'; accepted here: {', '.join(names)}, suites, and scales.{near}"
             )
+    study = Study(
+        **vars(build(Top, raw, path)),
+        suites=_suites(suites, path),
+        blocks={name: _block(block, name, path) for name, block in blocks.items()},
+        path=str(path),
+    )
+    _check_study(study)
+    return study
+
+
+def _is_block(raw: object) -> bool:
+    return isinstance(raw, dict) and any(name in BLOCKS for name in raw)
+
+
+def _block(raw: dict, name: str, path: Path) -> Scale:
+    """A scale, checked by itself and as each recipe sees it."""
+    scale = build(Scale, raw, path, f"{name}.")
+    where = f"{name}.overrides"
+    overrides = {
+        one_of(recipe, RECIPES, f"recipe (key '{where}' of {path})"): _typed(values, path, f"{where}.{recipe}")
+        for recipe, values in _mapping(scale.overrides, path, where).items()
+    }
+    scale = replace(scale, overrides=overrides or None)
+    check_scale(scale, f"{path}: {name}")
+    for recipe, values in overrides.items():
+        _changed(scale, values, f"{path}: {name}", f"{where}.{recipe}")
+    return scale
+
+
+def _suites(raw: object, path: Path) -> dict[str, PublicSuite | OwnSuite]:
+    """The suites: one with the key `model` is public."""
+    found: dict[str, PublicSuite | OwnSuite] = {}
+    for name, about in _mapping(raw, path, "suites").items():
+        if checked_name(name, f"suite (of {path})") == "main":
+            raise UserError(f"{path}: 'suites.main': main is the suite that `checkpoints` names; choose another name.")
+        is_public = isinstance(about, dict) and "model" in about
+        suite = build(PublicSuite if is_public else OwnSuite, about, path, f"suites.{name}.")
+        if isinstance(suite, OwnSuite):
+            values: dict[str, dict] = {}
+            for dotted, value in _mapping(suite.overrides, path, f"suites.{name}.overrides").items():
+                block, _, of_it = dotted.partition(".")
+                values.setdefault(block, {})[of_it] = value
+            suite = replace(suite, overrides=_typed(values, path, f"suites.{name}.overrides") or None)
+        found[name] = suite
+    return found
+
+
+def _mapping(raw: object, path: Path, where: str) -> dict[str, typing.Any]:
+    """A mapping of texts; null is an empty one."""
+    if raw is not None and not (isinstance(raw, dict) and all(isinstance(name, str) for name in raw)):
+        raise UserError(f"{path}: '{where}' must be a mapping of names, or null, found {keys.short(repr(raw))}.")
+    return raw or {}
+
+
+def _typed(raw: object, path: Path, where: str) -> dict[str, dict[str, typing.Any]]:
+    """Checked values of overrides, {block: {key: value}}."""
+    values: dict[str, dict[str, typing.Any]] = {}
+    for block, of_it in _mapping(raw, path, where).items():
+        kind = BLOCKS[one_of(block, BLOCKS, f"block (key '{where}' of {path})")]
+        known = {field.name for field in fields(kind)}
+        for name, value in _mapping(of_it, path, f"{where}.{block}").items():
+            one_of(name, sorted(known), f"key of {block} (key '{where}' of {path})")
+            values.setdefault(block, {})[name] = keys.build_key(kind, name, value, path, f"{where}.{block}.{name}")
+    return values
+
+
+def _changed(scale: Scale, values: dict, where: str, by: str) -> Scale:
+    """The scale with overrides, checked as a whole. where: '<file>: <scale>'; by: the key that overrides."""
+    if "hub" in values and scale.hub is None:
+        raise UserError(f"{where}.hub is null, and '{by}' would change its keys; accepted: a block that is there.")
+    changed = scale.changed(values)
+    check_scale(changed, where, f" with '{by}'")
+    return changed
+
+
+def _check_study(study: Study) -> None:
+    """What must hold between the scales, the suites and the keys beside them."""
+    path = study.path
+    for name in ("scales", "checkpoints", "recipes", "seeds"):
+        _check_list(getattr(study, name), name, path)
+    for name in study.scales:
+        scale = study.scale(one_of(name, study.blocks, f"scale (key 'scales' of {path})"))
+        for checkpoint in study.checkpoints:
+            what = f"checkpoint in {name}.pretrain.save (key 'checkpoints' of {path})"
+            one_of(checkpoint, scale.pretrain.save, what)
     for recipe, more in study.more_seeds.items():
         one_of(recipe, study.recipes, f"recipe in recipes (key 'more_seeds' of {path})")
         for checkpoint, seeds in more.items():
@@ -268,81 +250,73 @@ def load(path: Path | str = "params.yaml") -> Study:
                     f"{path}: more_seeds.{recipe}.{checkpoint} is {list(seeds)}; accepted: seeds that are not in "
                     f"seeds ({', '.join(map(str, study.seeds))}), each once."
                 )
-    return study
+    for name, suite in study.suites.items():
+        _check_suite(study, name, suite)
 
 
-def percent(checkpoint: str) -> int:
-    """The percent of pretraining in a checkpoint's name, e.g. 8 for p08. Raises UserError for other names."""
-    if checkpoint[:1] == "p" and checkpoint[1:].isdigit() and 0 < int(checkpoint[1:]) <= 100:
-        return int(checkpoint[1:])
-    raise UserError(f"'{checkpoint}' is not a checkpoint's name; accepted: p01 to p100, the percent of pretraining.")
+def _check_suite(study: Study, name: str, suite: PublicSuite | OwnSuite) -> None:
+    """What must hold between a suite, the scales and the other suites."""
+    where, path = f"suites.{name}", study.path
+    if isinstance(suite, PublicSuite):
+        if not suite.checkpoints:
+            raise UserError(f"{path}: '{where}.checkpoints' is empty; accepted: one checkpoint or more.")
+        for checkpoint, about in suite.checkpoints.items():
+            key_ = f"{where}.checkpoints.{checkpoint}"
+            if about.tokens > suite.total_tokens:
+                raise UserError(f"{path}: {key_}.tokens is {about.tokens}; accepted: at most {suite.total_tokens}.")
+            if ".." in Path(about.revision).parts or Path(about.revision).is_absolute():
+                raise UserError(f"{path}: {key_}.revision is {about.revision!r}; accepted: a name without '..'.")
+        return
+    for of_it in ("checkpoints", "recipes", "seeds"):
+        _check_list(getattr(suite, of_it), f"{where}.{of_it}", path)
+    other = suite.checkpoints_of
+    if other is not None:
+        accepted = ["main", *(n for n in study.suites if study.checkpoint_suite(n) == n)]
+        one_of(other, accepted, f"suite with checkpoints of its own (key '{where}.checkpoints_of' of {path})")
+        useless = [block for block in ("model", "pretrain") if block in (suite.overrides or {})]
+        if useless:
+            raise UserError(
+                f"{path}: '{where}.overrides' changes {useless[0]}, which nothing reads, since "
+                f"'{where}.checkpoints_of' is {other}; accepted: one of the two."
+            )
+    for scale in study.scales:
+        there = study.scale(scale, name).pretrain.save
+        if other in study.suites:
+            about = study.suites[other]
+            there = about.checkpoints if isinstance(about, PublicSuite) else study.scale(scale, other).pretrain.save
+        for checkpoint in suite.checkpoints:
+            one_of(
+                checkpoint, there, f"checkpoint of {scale}, suite {other or name} (key '{where}.checkpoints' of {path})"
+            )
 
 
-def _check_scale(scale: Scale, name: str, path: Path) -> None:
-    for checkpoint in scale.pretrain.save:
-        percent(checkpoint)
-    limits = [
-        ("rl.rollouts", scale.rl.rollouts, 2),
-        ("rl.steps", scale.rl.steps, 1),
-        ("rl.inner_steps", scale.rl.inner_steps, 1),
-        ("evaluate.samples", scale.evaluate.samples, 1),
-        ("workers", scale.workers, 1),
-        ("parallel.steps", scale.parallel.steps, 1),
+def _check_list(found: tuple, name: str, path: str) -> None:
+    if not found or len(set(found)) < len(found):
+        raise UserError(f"{path}: '{name}' is [{listed(found)}]; accepted: one or more, each once.")
+
+
+def keys_table() -> str:
+    """docs/params.md: every key of params.yaml with what it takes."""
+    lines = [
+        "# The keys of params.yaml",
+        "",
+        "Made by `python -m excursions.params > docs/params.md` from the declarations that each value is checked by.",
+        "A key that may be null may be left out.",
     ]
-    for key, found, least in limits:
-        if found < least:
-            raise UserError(f"{path}: {name}.{key} is {found}; accepted: {least} or more.")
-    if not 0 <= scale.parallel.rl_weight <= 1:
-        raise UserError(f"{path}: {name}.parallel.rl_weight is {scale.parallel.rl_weight}; accepted: 0 to 1.")
-    one_of(scale.questions.source, ("nano", "hub"), f"source (key '{name}.questions.source' of {path})")
-    one_of(scale.engine.name, ENGINES, f"engine (key '{name}.engine.name' of {path})")
-    if scale.questions.source == "hub" and scale.hub is None:
-        raise UserError(f"{path}: {name}.questions.source is 'hub', but {name}.hub is null; say there where data are.")
-    one_of(
-        scale.pretrain.dtype,
-        ("float32", "float16", "bfloat16"),
-        f"dtype (key '{name}.pretrain.dtype' of {path})",
-    )
+    parts = {
+        "Beside the scales and suites": (Top, ""),
+        "A scale: any name of one's own, as smoke, nano and paper are": (Scale, "<scale>."),
+        "A public suite": (PublicSuite, "suites.<suite>."),
+        "Its checkpoints": (Revision, "suites.<suite>.checkpoints.<checkpoint>."),
+        "A suite of one's own": (OwnSuite, "suites.<suite>."),
+    }
+    for title, (kind, prefix) in parts.items():
+        lines += ["", f"## {title}", "", "| key | accepted | unit | what it is for |", "|---|---|---|---|"]
+        for row in keys.declared(kind, prefix):
+            name, *others = (text.replace("|", "\\|") for text in row)
+            lines.append(f"| `{name}` | {' | '.join(others)} |")
+    return "\n".join(lines)
 
 
-def _build(kind: type, raw: object, path: str, prefix: str) -> typing.Any:
-    """A dataclass from a mapping, recursively, with every key accounted for."""
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: '{prefix.rstrip('.') or 'the file'}' must be a mapping of keys, found {raw!r}.")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in raw:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f" Did you mean '{prefix}{near[0]}'?" if near else ""
-            raise UserError(f"{path}: unknown key '{prefix}{key}'; accepted here: {', '.join(fields)}.{hint}")
-    for key in fields:
-        if key not in raw:
-            raise UserError(f"{path}: missing key '{prefix}{key}'. Add it; `git diff {path}` shows what was changed.")
-    hints = typing.get_type_hints(kind)
-    return kind(**{key: _value(hints[key], raw[key], path, prefix + key) for key in fields})
-
-
-def _value(hint: typing.Any, raw: object, path: str, key: str) -> typing.Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        if raw is None:
-            return None
-        hint = next(inner for inner in typing.get_args(hint) if inner is not type(None))
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, raw, path, key + ".")
-    if typing.get_origin(hint) is dict:
-        if not isinstance(raw, dict):
-            raise UserError(f"{path}: '{key}' must be a mapping of names, found {raw!r}.")
-        inner = typing.get_args(hint)[1]
-        return {str(name): _value(inner, value, path, f"{key}.{name}") for name, value in raw.items()}
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(raw, list):
-            raise UserError(f"{path}: '{key}' must be a list, found {raw!r}.")
-        inner = typing.get_args(hint)
-        if inner[-1] is not Ellipsis and len(inner) != len(raw):
-            raise UserError(f"{path}: '{key}' must have {len(inner)} values, found {raw!r}.")
-        return tuple(_value(inner[0], item, path, f"{key}[{i}]") for i, item in enumerate(raw))
-    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
-        return float(raw)
-    if hint is not bool and isinstance(raw, bool) or not isinstance(raw, hint):
-        raise UserError(f"{path}: '{key}' must be of type {hint.__name__}, found {raw!r}.")
-    return raw
+if __name__ == "__main__":
+    print(keys_table())

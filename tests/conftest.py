@@ -31,7 +31,7 @@ def smoke():
     """The smoke block of params.yaml, even smaller."""
     from excursions import params
 
-    scale = params.load(ROOT / "params.yaml").smoke
+    scale = params.load(ROOT / "params.yaml").scale("smoke")
     few = replace(scale.evaluate, samples=4, max_new_tokens=12, general=4)
     return replace(scale, evaluate=few, questions=replace(scale.questions, test=3), sft=replace(scale.sft, epochs=2))
 
@@ -39,7 +39,7 @@ def smoke():
 @pytest.fixture(scope="session")
 def suite(tmp_path_factory, smoke) -> Path:
     """A project folder that holds a pretrained smoke suite."""
-    from excursions.pretrain import pretrain
+    from excursions.training.pretrain import pretrain
 
     root = tmp_path_factory.mktemp("project")
     pretrain(smoke, root / "checkpoints" / "smoke" / "main", root / "scratch" / "smoke" / "main")

@@ -11,19 +11,22 @@ from pathlib import Path
 
 import torch
 
-from excursions import params, recipes
-from excursions.model import build_model
-from excursions.nano import corpus
-from excursions.pretrain import adamw, batch_gradients
-from excursions.processes import Processes, clip_gradients, leave
+from excursions import params
+from excursions.data.nano import corpus
+from excursions.models.launch import leave
+from excursions.models.model import build_model
+from excursions.models.processes import Processes
 from excursions.rollout.torch_engine import TorchEngine
+from excursions.training import recipes
+from excursions.training.optimizers import adamw, clip_gradients
+from excursions.training.pretrain import batch_gradients
 
 ROOT = Path(__file__).parents[1]
 STEPS = 3
 
 
 def tiny_scale() -> params.Scale:
-    scale = params.load(ROOT / "params.yaml").smoke
+    scale = params.load(ROOT / "params.yaml").scale("smoke")
     return replace(
         scale,
         rl=replace(scale.rl, steps=STEPS, questions_per_step=3, rollouts=5, micro_batch=4, max_new_tokens=8),

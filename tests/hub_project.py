@@ -13,7 +13,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 from excursions import params
-from excursions.model import build_model, count_parameters, save_model
+from excursions.models.model import build_model, count_parameters, save_model
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINTS = {
@@ -27,7 +27,7 @@ CODE = "Let's use Python.\n<llm-code>\n{0}\n</llm-code>\n<llm-code-output>\n{0}\
 def make_scale(root: Path, shared: Path) -> params.Scale:
     """The paper block of params.yaml, with the sizes of a test and the files that `make_project` writes."""
     study = params.load(ROOT / "params.yaml")
-    smoke, paper, data = study.smoke, study.paper, root / "data"
+    smoke, paper, data = study.scale("smoke"), study.scale("paper"), root / "data"
     return replace(
         smoke,
         model=replace(smoke.model, hidden_size=64, layers=2, heads=2, intermediate_size=64, context=512),

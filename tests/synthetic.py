@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from excursions import results
 from excursions.params import RECIPES
+from excursions.results import tables as results
 
 PARAMETERS = 900_000
 TOTAL_TOKENS = 14_000_000
@@ -22,6 +22,15 @@ SKILL = {
     "sft_rl": -2,
     "sft_gold_rl": -1.5,
     "parallel": -2,
+}
+RUN = {
+    "parameters": {},
+    "versions": {},
+    "git_commit": None,
+    "machine": {},
+    "wall_seconds": 1.0,
+    "peak_memory_mb": 1.0,
+    "fingerprint": "made up",
 }
 GENERAL = ("lambada", "hellaswag", "arc_easy", "arc_challenge", "piqa", "openbookqa")
 
@@ -70,15 +79,17 @@ def _write_run(root: Path, name: str, tokens: int, recipe: str, seed: int, quest
                 "n": samples,
                 "correct": rng.binomial(samples, share),
             }
+            rows["valid"] = rng.binomial(rows["correct"], 0.2 + 0.7 * tokens / TOTAL_TOKENS)
             outcomes.append(pd.DataFrame(rows).assign(question_id=[f"{benchmark}-{i}" for i in range(asked)]))
     share = 0.3 + 0.5 * tokens / TOTAL_TOKENS
-    general = [{"benchmark": name, "n": 50, "correct": int(rng.binomial(50, share))} for name in GENERAL]
+    items = pd.MultiIndex.from_product([GENERAL, [f"item-{i}" for i in range(50)]], names=["benchmark", "item_id"])
+    general = items.to_frame(index=False).assign(correct=rng.binomial(1, share, len(items)))
     log = pd.DataFrame({"step": range(1, last + 1), "reward": rng.random(last)})
     results.write_run(
         results.run_folder(root, "nano", "main", name, recipe, seed),
         pd.concat(outcomes).assign(**identity),
-        pd.DataFrame(general).assign(**identity),
+        general.assign(**identity),
         log.assign(**identity),
         [],
-        {key: {} for key in results.RUN_KEYS},
+        RUN,
     )

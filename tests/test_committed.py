@@ -4,15 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from excursions import params, pretrain, results
-from excursions.model import load_model
-from excursions.recipes import training
+from excursions import params
+from excursions.findings import estimates
+from excursions.models.model import load_model
+from excursions.results import tables as results
 from excursions.rollout.torch_engine import TorchEngine
-from excursions.runs import Run, is_current
+from excursions.study.run import Run, is_current
+from excursions.training import pretrain
+from excursions.training.recipes import training
 
 ROOT = Path(__file__).parents[1]
 STUDY = params.load(ROOT / "params.yaml")
-NANO = STUDY.nano
+NANO = STUDY.scale("nano")
 
 
 def test_every_run_of_the_study_is_there_and_current():
@@ -31,7 +34,7 @@ def test_the_suite_is_that_of_params_yaml():
 def test_tables_are_complete_and_hold_the_contract():
     tables = results.load_tables(ROOT, "nano")
     outcomes, general = tables.outcomes, tables.general
-    first, last = outcomes[outcomes.step == 0], results.last_step(outcomes)
+    first, last = outcomes[outcomes.step == 0], estimates.last_step(outcomes)
     for table in (first, last):
         sizes = table.groupby(["checkpoint", "recipe", "seed", "benchmark"]).size()
         assert (sizes == NANO.questions.test).all()
@@ -43,7 +46,7 @@ def test_tables_are_complete_and_hold_the_contract():
 
 def test_base_is_not_saturated_at_the_last_checkpoint():
     """The difficulty of the questions leaves room above the base model."""
-    table = results.pass_at_k_table(results.last_step(results.load_outcomes(ROOT, "nano")))
+    table = estimates.pass_at_k_table(estimates.last_step(results.load_outcomes(ROOT, "nano")))
     base = table[(table.recipe == "base") & (table.checkpoint == STUDY.checkpoints[-1]) & (table.k == 32)]
     solved = base.set_index("benchmark").estimate
     assert solved["easy"] < 80 and solved["hard"] < 50

@@ -9,9 +9,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import PARAMETERS, make_study
 
-from excursions import figures, plotting, report, results
+from excursions.findings import figures, plotting, report
+from excursions.findings.plotting import LOOKS
 from excursions.params import RECIPES, UserError
-from excursions.plotting import LOOKS
+from excursions.results import tables as results
 
 
 @pytest.fixture(scope="module")

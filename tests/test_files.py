@@ -4,7 +4,8 @@ import errno
 
 import pytest
 
-from excursions.files import Progress, clock, whole_file, whole_folder, write_json
+from excursions.files import whole_file, whole_folder, write_json
+from excursions.progress import Progress, clock
 
 
 def test_a_file_is_whole_or_untouched(tmp_path):

@@ -14,21 +14,14 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
-from excursions.general import (
-    BENCHMARKS,
-    HARNESS_TASKS,
-    Source,
-    check_source,
-    evaluate_general,
-    hub_source,
-    load_tasks,
-    nano_source,
-)
-from excursions.nano.benchmarks import make_items
-from excursions.nano.world import World, words
+from excursions.data.general import BENCHMARKS, HARNESS_TASKS, GeneralTasks, hub_tasks, nano_tasks
+from excursions.data.nano.benchmarks import make_items
+from excursions.data.nano.tokenizer import build_tokenizer
+from excursions.data.nano.world import World, words
+from excursions.evaluation import general
+from excursions.evaluation.general import check_tasks, evaluate_general, load_tasks
 from excursions.params import UserError
-from excursions.sft import Example, completion_loss
-from excursions.tokenizer import build_tokenizer
+from excursions.training.sft import Example, completion_loss
 
 torch.set_num_threads(1)
 ITEMS = 24
@@ -76,6 +69,14 @@ def by_hand(model, tokenizer, item: dict) -> bool:
     return scores.index(max(scores)) == item["gold"]
 
 
+def by_benchmark(rows: list[dict]) -> dict[str, list[int]]:
+    """Benchmark -> whether each item is right, in the order of the items."""
+    found = {}
+    for row in rows:
+        found.setdefault(row["benchmark"], []).append(row["correct"])
+    return found
+
+
 def teach(model, tokenizer, texts: list[str]) -> None:
     """Teaches the model the last words of some texts by heart, so that its answers are not chance."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -95,12 +96,34 @@ def test_harness_agrees_with_a_plain_computation(model, tokenizer):
         for item in made[: ITEMS // 2]
     ]
     teach(model, tokenizer, texts)
-    rows = evaluate_general(model, tokenizer, nano_source(0, ITEMS, 3), batch_size=32)
-    assert [row["benchmark"] for row in rows] == list(BENCHMARKS)
-    for row in rows:
-        right = sum(by_hand(model, tokenizer, item) for item in items[row["benchmark"]])
-        assert row == {"benchmark": row["benchmark"], "n": ITEMS, "correct": right}
-    assert sum(row["correct"] for row in rows) > 0.45 * len(rows) * ITEMS  # it has learned; chance is 0.25
+    rows = evaluate_general(model, tokenizer, nano_tasks(0, ITEMS, 3), batch_size=32)
+    assert list(by_benchmark(rows)) == list(BENCHMARKS)
+    for name, correct in by_benchmark(rows).items():
+        assert correct == [by_hand(model, tokenizer, item) for item in items[name]]
+    assert sum(row["correct"] for row in rows) > 0.45 * len(rows)  # it has learned; chance is 0.25
+
+
+def test_a_context_is_computed_once_for_all_its_choices(model, tokenizer, monkeypatch):
+    """And with it the answers are those of the harness's own passes, one a choice."""
+    tasks, contexts = nano_tasks(0, ITEMS, 3), []
+    inner = general.log_likelihoods
+
+    def counted(model, prompts, completions):
+        contexts.extend(map(tuple, prompts))
+        return inner(model, prompts, completions)
+
+    monkeypatch.setattr(general, "log_likelihoods", counted)
+    rows = evaluate_general(model, tokenizer, tasks, batch_size=32)
+    assert len(contexts) == len(set(contexts)) <= len(BENCHMARKS) * ITEMS
+    monkeypatch.setattr(model, "_supports_attention_backend", False)
+    assert evaluate_general(model, tokenizer, tasks, batch_size=32) == rows
+
+
+def test_long_contexts_lose_their_beginning(model):
+    context, continuation = list(range(3, 40)), [5, 6, 7]
+    (cut,) = general.answers(model, [[context, continuation]], max_length=20, batch_size=4)
+    assert [cut] == general.answers(model, [[context[-18:], continuation]], max_length=20, batch_size=4)
+    assert [cut] != general.answers(model, [[context[-17:], continuation]], max_length=20, batch_size=4)
 
 
 def test_is_repeatable_quiet_and_leaves_everything_as_it_was(model, tokenizer, monkeypatch):
@@ -109,7 +132,7 @@ def test_is_repeatable_quiet_and_leaves_everything_as_it_was(model, tokenizer, m
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     model.train()
-    source = nano_source(0, ITEMS, 0)
+    source = nano_tasks(0, ITEMS, 0)
     states = random.getstate(), torch.get_rng_state()
     shown = io.StringIO()
     with redirect_stderr(shown), redirect_stdout(shown):
@@ -121,11 +144,11 @@ def test_is_repeatable_quiet_and_leaves_everything_as_it_was(model, tokenizer, m
     assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
 
 
-def test_hub_source_names_the_harness_own_tasks():
+def test_hub_tasks_names_the_harness_own_tasks():
     from lm_eval import tasks
 
-    source = hub_source(0)
-    assert tuple(source.tasks) == BENCHMARKS and source.limit is None and hub_source(50).limit == 50
+    source = hub_tasks(0)
+    assert tuple(source.tasks) == BENCHMARKS and source.limit is None and hub_tasks(50).limit == 50
     # Only these five folders: reading all of the harness's task files takes most of a minute.
     folders = [Path(tasks.__file__).parent / name for name in ("lambada", "hellaswag", "arc", "piqa", "openbookqa")]
     known = tasks.TaskManager(include_path=folders, include_defaults=False).all_tasks
@@ -148,9 +171,9 @@ doc_to_target: right
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
     )
-    source = Source({"piqa": "local_piqa"}, folder=tmp_path, limit=3)
-    (row,) = evaluate_general(model, tokenizer, source, batch_size=4)
-    assert row["benchmark"] == "piqa" and row["n"] == 3 and row["correct"] in (0, 3)
+    source = GeneralTasks({"piqa": "local_piqa"}, folder=tmp_path, limit=3)
+    correct = by_benchmark(evaluate_general(model, tokenizer, source, batch_size=4))
+    assert correct in ({"piqa": [0, 0, 0]}, {"piqa": [1, 1, 1]})
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +235,7 @@ def test_harness_asks_what_the_hub_columns_say(hub_rows, copies, tmp_path, monke
     monkeypatch.setattr("socket.socket.connect", refuse)
     if place == "hub":
         monkeypatch.setattr(datasets, "load_dataset", served)
-    tasks = load_tasks(hub_source(0, copies if place == "copies" else None), tmp_path)["tasks"]
+    tasks = load_tasks(hub_tasks(0, copies if place == "copies" else None), tmp_path)["tasks"]
     assert list(tasks) == list(hub_rows)
     for name, task in tasks.items():
         docs = list(task.eval_docs)
@@ -265,14 +288,13 @@ def ranked(model, tokenizer, item: dict) -> bool:
 
 def test_real_benchmarks_are_scored_as_by_hand(hub_rows, copies, english):
     model, tokenizer = english
-    rows = evaluate_general(model, tokenizer, hub_source(20, copies), batch_size=16)
-    assert [row["benchmark"] for row in rows] == list(BENCHMARKS)
-    for row, (task, of_it) in zip(rows, hub_rows.items(), strict=True):
-        right = [ranked(model, tokenizer, asked(task, each)) for each in of_it[:20]]
-        assert (row["n"], row["correct"]) == (20, sum(right)), task
-    assert 5 <= rows[0]["correct"] < 20  # eight of LAMBADA's words were taught; untaught, none would be right
-    whole = evaluate_general(model, tokenizer, hub_source(0, copies), batch_size=64)
-    assert [row["n"] for row in whole] == [len(of_it) for of_it in hub_rows.values()]
+    rows = evaluate_general(model, tokenizer, hub_tasks(20, copies), batch_size=16)
+    assert list(by_benchmark(rows)) == list(BENCHMARKS)
+    for correct, (task, of_it) in zip(by_benchmark(rows).values(), hub_rows.items(), strict=True):
+        assert correct == [ranked(model, tokenizer, asked(task, each)) for each in of_it[:20]], task
+    assert 5 <= sum(by_benchmark(rows)["lambada"]) < 20  # eight words were taught; untaught, none would be right
+    whole = evaluate_general(model, tokenizer, hub_tasks(0, copies), batch_size=64)
+    assert [*map(len, by_benchmark(whole).values())] == [len(of_it) for of_it in hub_rows.values()]
 
 
 def test_a_fault_of_a_copy_is_named(copies):
@@ -283,7 +305,7 @@ def test_a_fault_of_a_copy_is_named(copies):
 
     def said() -> str:
         with pytest.raises(UserError) as error:
-            hub_source(0, copies)
+            hub_tasks(0, copies)
         return str(error.value)
 
     (copies / "openbookqa.jsonl").rename(copies / "obqa.jsonl")
@@ -316,7 +338,7 @@ def test_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
 
     monkeypatch.setattr(datasets, "load_dataset", out_of_reach)
     with pytest.raises(UserError) as error:
-        check_source(hub_source(0))
+        check_tasks(hub_tasks(0))
     assert "benchmark lambada could not be loaded from the Hugging Face hub (ConnectionError: Couldn't reach" in str(
         error.value
     )
@@ -326,4 +348,4 @@ def test_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
 def test_a_harness_without_the_task_is_named(monkeypatch):
     monkeypatch.setitem(HARNESS_TASKS, "lambada", ("lambada_9", "lambada", ("text",)))
     with pytest.raises(UserError, match="no task 'lambada_9'.*requirements.lock"):
-        check_source(hub_source(0))
+        check_tasks(hub_tasks(0))

@@ -11,9 +11,12 @@ import pytest
 import torch
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
-from excursions.grpo import Group, completion_logprobs, group_advantages, grpo_loss, rl_gradients
+from excursions.models.processes import Processes
+from excursions.models.scoring import completion_logprobs
 from excursions.params import UserError
 from excursions.rollout.sampler import Completion
+from excursions.training import grpo
+from excursions.training.grpo import Group, group_advantages, grpo_loss, rl_gradients
 
 VOCAB, ROWS = 29, 32  # ids the sampler draws, rows of the embedding and the head
 TEMPERATURE = 0.7
@@ -22,6 +25,9 @@ TEMPERATURE = 0.7
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+SETTINGS = {"temperature": TEMPERATURE, "vocab_size": VOCAB, "processes": Processes()}
 
 
 def tiny_model(seed: int = 0, rows: int = ROWS, attention: str = "sdpa", kv_heads: int = 4) -> Olmo2ForCausalLM:
@@ -75,7 +81,7 @@ def gradients(model) -> dict[str, torch.Tensor]:
 
 def step(model, groups, **kwargs) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     model.zero_grad()
-    metrics = rl_gradients(model, groups, **({"temperature": TEMPERATURE, "vocab_size": VOCAB} | kwargs))
+    metrics = rl_gradients(model, groups, **(SETTINGS | kwargs))
     return metrics, gradients(model)
 
 
@@ -109,47 +115,6 @@ def test_loss_closed_form_and_clip():
     torch.testing.assert_close(logp.grad, torch.tensor([[0.0, -1.0], [1.5, 0.0]]) / 3)
 
 
-# --- the prompt computed once ---
-
-
-@pytest.mark.parametrize(("attention", "kv_heads"), [("sdpa", 4), ("eager", 4), ("sdpa", 2)])
-def test_prompt_once_equals_full_forward(attention, kv_heads):
-    model = tiny_model(attention=attention, kv_heads=kv_heads)
-    groups = make_groups(model)
-    ids = [[c.token_ids for c in group.completions] for group in groups]
-    weights = torch.Generator().manual_seed(1)
-    logp, entropy, mask = completion_logprobs(
-        model, [group.prompt_ids for group in groups], ids, temperature=TEMPERATURE, vocab_size=VOCAB
-    )
-    weight = torch.randn(logp.shape, generator=weights)
-    (logp * weight).sum().backward()
-    got = gradients(model)
-
-    row, total = 0, 0.0
-    for group in groups:
-        for completion in group.completions:
-            n = len(completion.token_ids)
-            expected = logprobs_in_full(model, group.prompt_ids, completion.token_ids, VOCAB)
-            torch.testing.assert_close(logp[row, :n], expected, rtol=1e-5, atol=1e-5)
-            assert mask[row].tolist() == [1.0] * n + [0.0] * (logp.shape[1] - n)
-            assert not logp[row, n:].any() and not entropy[row, n:].any()
-            total = total + (expected * weight[row, :n]).sum()
-            row += 1
-    total.backward()
-    assert_same(got, gradients(model), 1e-4)
-
-
-def test_entropy_and_padded_vocabulary():
-    model = tiny_model()
-    _, entropy, _ = completion_logprobs(model, [[5, 6]], [[[7]]], temperature=TEMPERATURE, vocab_size=VOCAB)
-    logits = model(torch.tensor([[5, 6]])).logits[0, -1]
-    expected = torch.distributions.Categorical(logits=logits[:VOCAB] / TEMPERATURE).entropy()
-    torch.testing.assert_close(entropy[0, 0], expected.detach())
-    assert not entropy.requires_grad
-    _, grads = step(model, make_groups(model))
-    assert not grads["lm_head.weight"][VOCAB:].any()  # rows the sampler never draws take no part
-
-
 # --- agreement with TRL ---
 
 
@@ -169,14 +134,15 @@ def trl_trainer(tmp_path_factory):
         eos_token="<eos>",
     )
 
-    def build(model, kl=0.0):
+    def build(model, kl=0.0, loss_type="dapo", **more):
         args = GRPOConfig(
             output_dir=str(tmp_path_factory.mktemp("trl")),
             use_cpu=True,
             bf16=False,
             gradient_checkpointing=False,
             report_to="none",
-            loss_type="dapo",
+            loss_type=loss_type,
+            **more,
             temperature=TEMPERATURE,
             epsilon=0.2,
             num_generations=4,
@@ -243,6 +209,29 @@ def test_trl_one_inner_step(trl_trainer, dropped):
     assert metrics["sampling/sampling_logp_difference/max"] < 1e-4
 
 
+@pytest.mark.parametrize("kind", ["mean", "loo"])
+def test_trl_dr_grpo_and_other_advantages(trl_trainer, kind):
+    model = tiny_model(rows=VOCAB)
+    groups = make_groups(model)
+    longest = max(len(c.token_ids) for group in groups for c in group.completions)
+    metrics, grads = step(model, groups, advantage=kind, normalizer="constant", max_new_tokens=longest)
+    inputs = trl_inputs(groups)
+    rewards = torch.tensor([group.rewards for group in groups])
+    others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+    inputs["advantages"] = (rewards - (others if kind == "loo" else rewards.mean(1, keepdim=True))).flatten()
+    trainer = trl_trainer(model, loss_type="dr_grpo", max_completion_length=longest)
+    loss, trl_grads, _ = trl_step(trainer, inputs)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
+    assert_same(grads, trl_grads)
+
+
+def test_the_upper_half_of_the_clip_can_be_another():
+    logp, old = torch.log(torch.tensor([[0.30]])), torch.log(torch.tensor([[0.20]]))  # ratio 1.5
+    for high, ratio in ((None, 1.2), (0.28, 1.28), (0.6, 1.5)):
+        loss, _ = grpo_loss(logp, old, torch.tensor([1.0]), torch.ones(1, 1), clip=0.2, clip_high=high)
+        assert loss.item() == pytest.approx(-ratio)
+
+
 def test_trl_off_policy_with_clipping(trl_trainer):
     old_model, model = tiny_model(rows=VOCAB), tiny_model(rows=VOCAB)
     groups = make_groups(old_model)
@@ -303,18 +292,6 @@ def test_trl_truncated_importance_weights(trl_trainer, cap):
 # --- what must not matter ---
 
 
-def test_the_extra_pass_of_one_token_rows_changes_nothing():
-    model = tiny_model()
-    prompts, completions = [[3, 4, 5], [6]], [[[7], [8]], [[9], [10], [11]]]
-    found = []
-    for always in (False, True):
-        logp_bt, _, mask_bt = completion_logprobs(model, prompts, completions, vocab_size=VOCAB, always_pass=always)
-        (logp_bt * mask_bt).sum().backward()
-        found.append((logp_bt, gradients(model)))
-    assert torch.equal(found[0][0], found[1][0])
-    assert_same(found[1][1], found[0][1])
-
-
 @pytest.mark.parametrize("micro_batch", [1, 3, 4, 8, 1000])
 def test_micro_batch_split_changes_nothing(micro_batch):
     model = tiny_model()
@@ -341,7 +318,7 @@ def test_gradient_is_added_to_what_is_there():
     groups = make_groups(model)
     _, once = step(model, groups)
     for _ in range(2):
-        rl_gradients(model, groups, temperature=TEMPERATURE, vocab_size=VOCAB)
+        rl_gradients(model, groups, **SETTINGS)
     assert_same(gradients(model), {name: 2 * grad for name, grad in once.items()})
 
 
@@ -359,16 +336,15 @@ def test_zero_variance_groups_are_dropped_before_the_forward_pass(monkeypatch):
     assert_same(grads, {name: grad * share for name, grad in alone_grads.items()})
     assert metrics["loss"] == pytest.approx(alone["loss"] * share)
 
-    rows = []
-    forward = Olmo2ForCausalLM.forward
+    scored = []
 
-    def counted(self, **kwargs):
-        rows.append(len(kwargs["input_ids"]))
-        return forward(self, **kwargs)
+    def counted(model, prompts, completions, **how):
+        scored.append((prompts, completions))
+        return completion_logprobs(model, prompts, completions, **how)
 
-    monkeypatch.setattr(Olmo2ForCausalLM, "forward", counted)
+    monkeypatch.setattr(grpo, "completion_logprobs", counted)
     step(model, [groups[2], flat])
-    assert rows[0] == 1 and sum(rows[1:]) == 4  # one prompt, then its four completions
+    assert scored == [([groups[2].prompt_ids], [[c.token_ids for c in groups[2].completions]])]
 
 
 def test_all_groups_dropped():
@@ -378,7 +354,7 @@ def test_all_groups_dropped():
     assert not any(grad.any() for grad in grads.values())
     assert metrics.keys() == kept.keys()
     assert metrics["reward"] == metrics["loss"] == 0 and metrics["frac_reward_zero_std"] == 1
-    assert math.isnan(metrics["sampling/sampling_logp_difference/mean"])  # nothing was scored
+    assert math.isfinite(metrics["sampling/sampling_logp_difference/mean"])  # one group is scored all the same
     assert metrics["entropy"] > 0
 
 
@@ -420,7 +396,7 @@ def test_reward_goes_up_on_a_bandit():
         completions = [Completion([token], [logps[token].item()], "length") for token in drawn]
         optimizer.zero_grad()
         group = Group([3, 4], completions, [float(token == 7) for token in drawn])
-        rl_gradients(model, [group], temperature=1.0, vocab_size=VOCAB)
+        rl_gradients(model, [group], **(SETTINGS | {"temperature": 1.0}))
         optimizer.step()
     assert before < 0.1 and policy()[7].exp().item() > 0.9
 
@@ -457,7 +433,3 @@ def test_bad_batches():
         step(model, [])
     with pytest.raises(UserError, match="comparing rewards"):
         step(model, make_groups(model, size=1))
-    groups = make_groups(model)
-    model.gradient_checkpointing_enable()
-    with pytest.raises(UserError, match="gradient_checkpointing_disable"):
-        step(model, groups)

@@ -16,10 +16,13 @@ import torch
 import yaml
 from hub_project import ROOT, instruct, instruct_rows, make_tokenizer, read, write
 
-from excursions import grade, hub
-from excursions.data_checks import check_data, search_stream
+from excursions.data import public as hub
+from excursions.data import public_files, public_stream
+from excursions.data.checks import check_data
+from excursions.data.public_source import search_texts
+from excursions.data.questions import normalize
+from excursions.grading import grade
 from excursions.params import UserError
-from excursions.questions import normalize
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def found(hub_scale):
 
 
 def with_hub(scale, **sources):
-    return replace(scale, hub=replace(scale.hub, **{key: str(source) for key, source in sources.items()}))
+    return replace(scale, hub=replace(scale.hub, **{key: source and str(source) for key, source in sources.items()}))
 
 
 def with_questions(scale, **values):
@@ -199,7 +202,7 @@ def test_folders_with_the_configurations_of_the_hub(found, hub_scale, hub_projec
 
 
 def test_examples_are_the_rows_that_their_ids_say(found, shared):
-    written = yaml.safe_load((ROOT / "excursions" / "examples.yaml").read_text(encoding="utf-8"))
+    written = yaml.safe_load((ROOT / "excursions" / "data" / "examples.yaml").read_text(encoding="utf-8"))
     assert [len(written[role]) for role in ("easy", "hard")] == [8, 4]
     easy = read(shared, "gsm8k/train.jsonl.gz")
     hard = {row["id"]: row for row in read(shared, "math_model_solutions/nemo_skills_math_train50.jsonl.gz")}
@@ -277,7 +280,9 @@ SOURCES = [
     ("hard_train", "math_train", "MATH", hub.MATH),
     ("hard_test", "math_test", "MATH", hub.MATH),
 ]
-COLUMNS = [(key, file, schema, name) for key, file, schema, columns in SOURCES for name in columns]
+COLUMNS = [
+    (key, file, schema, name) for key, file, schema, columns in SOURCES for name in columns if columns[name][-1] != "?"
+]
 
 
 @pytest.mark.parametrize("key, file, schema, column", COLUMNS)
@@ -286,28 +291,111 @@ def test_a_missing_an_ill_typed_and_an_empty_column_are_named(
 ):
     rows = [json.loads(line) for line in (hub_project / "data" / f"{file}.jsonl").open()][:6]
     forms = {
-        "missing": [{name: value for name, value in row.items() if name != column} for row in rows],
-        "typed": [row | {column: 3.5} for row in rows],
+        "missing": rows[:1] + [{name: value for name, value in row.items() if name != column} for row in rows[1:]],
+        "typed": rows[:2] + [row | {column: [3.5]} for row in rows[2:]],
         "empty": rows[:4] + [rows[4] | {column: None}],
     }
     said = {
-        "missing": rf"has no column '{column}'; found: .*; accepted: the columns of {schema}: ",
-        "typed": rf"has the column '{column}' as (float64|double), not (string|bool); found: .*; accepted: ",
-        "empty": rf"row 4, column '{column}': found nothing; accepted: a (string|bool) in every row",
+        "missing": rf"line 2, has no column '{column}'; found: .*; accepted: the columns of {schema}: ",
+        "typed": rf"line 3, column '{column}': found \[3.5\] \(list\); accepted: (text|bool)",
+        "empty": rf"line 5, column '{column}': found nothing; accepted: (text|bool)",
     }
     for form, changed in forms.items():
         source = write(tmp_path / f"{form}.jsonl", changed)
-        with pytest.raises(UserError, match=rf"{form}.jsonl \(hub.{key}\).*{said[form]}"):
+        with pytest.raises(UserError, match=rf"{form}.jsonl \(hub.{key}\), {said[form]}"):
             hub.load_question_set(with_hub(hub_scale, **{key: source}))
+
+
+@pytest.mark.parametrize(
+    "answer, read_as",
+    [("5", "5"), (5, "5"), (0.5, "0.5"), (float("nan"), "nan .float"), ([5], "list"), (True, "True .bool")],
+)
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_an_answer_is_text_or_a_number(answer, read_as, form, tmp_path):
+    rows = [{"problem": "How much?", "solution": "It is \\boxed{7}.", "answer": answer}]
+    if form == "parquet":
+        pd.DataFrame(rows).to_parquet(source := tmp_path / "test.parquet")
+    else:
+        source = write(tmp_path / "test.jsonl", rows)
+    place = "row 1" if form == "parquet" else "line 1"
+    if isinstance(answer, bool | list) or answer != answer:
+        with pytest.raises(
+            UserError, match=rf"{place}, column 'answer': found .*{read_as}.*; accepted: text or number"
+        ):
+            hub.load_math(str(source), "hard_test", "test", "math")
+    else:
+        assert hub.load_math(str(source), "hard_test", "test", "math")[0].answer == read_as
+
+
+def test_columns_that_nobody_needs_may_change_and_come_late(hub_scale, found, tmp_path, shared):
+    rows = [row | {"extra": i if i % 2 else [str(i)]} for i, row in enumerate(instruct_rows(shared))]
+    rows[-1]["late"] = {"a": 1}
+    assert hub.load_question_set(with_hub(hub_scale, train=write(tmp_path / "train.jsonl", rows))) == found
+    (tmp_path / "list.json").write_text(json.dumps(rows, indent=1))
+    assert hub.load_question_set(with_hub(hub_scale, train=tmp_path / "list.json")) == found
+
+
+def test_other_bytes_than_utf_8_are_named_by_line_and_place(hub_scale, tmp_path):
+    lines = [json.dumps({"question": f"{name}?", "answer": "#### 1"}, ensure_ascii=False) for name in ("Zoe", "Zoé")]
+    (tmp_path / "test.jsonl").write_bytes("\n".join(lines).encode("latin-1"))
+    with pytest.raises(UserError, match=r"test.jsonl, line 2, byte 17: found b'\\xe9'; accepted: UTF-8.*iconv"):
+        hub.load_gsm8k(str(tmp_path / "test.jsonl"), "easy_test", "test", "gsm8k")
+    (tmp_path / "bom.jsonl").write_bytes("\n".join(lines).encode("utf-8-sig"))
+    assert [q.text for q in hub.load_gsm8k(str(tmp_path / "bom.jsonl"), "easy_test", "test", "gsm8k")] == [
+        "Zoe?",
+        "Zoé?",
+    ]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_brackets_in_a_path_are_no_pattern(form, tmp_path):
+    folder = tmp_path / "data [1]"
+    folder.mkdir()
+    rows = [{"question": "How much?", "answer": "#### 1", "text": "a document"}]
+    if form == "parquet":
+        pd.DataFrame(rows).to_parquet(source := folder / "a*.parquet")
+    else:
+        source = write(folder / "a*.jsonl", rows)
+    assert len(hub.load_gsm8k(str(source), "easy_test", "test", "gsm8k")) == 1
+    assert public_stream.TextStream(str(source)).next_text() == "a document"
 
 
 def test_an_answer_without_its_mark_is_named(hub_scale, tmp_path):
     rows = [{"question": "How much is 2 plus 2?", "answer": "It is 4."}]
-    with pytest.raises(UserError, match=r"hub.easy_test\), row 0, column 'answer': found 'It is 4.'; accepted: .*####"):
+    with pytest.raises(
+        UserError, match=r"hub.easy_test\), line 1, column 'answer': found 'It is 4.'; accepted: .*####"
+    ):
         hub.load_question_set(with_hub(hub_scale, easy_test=write(tmp_path / "test.jsonl", rows)))
     rows = [{"problem": "How much is $2 + 2$?", "solution": "The answer is $4$."}]
-    with pytest.raises(UserError, match=r"hub.hard_test\), row 0, column 'solution': found .*; accepted: .*boxed"):
+    with pytest.raises(UserError, match=r"hub.hard_test\), line 1, column 'solution': found .*; accepted: .*boxed"):
         hub.load_question_set(with_hub(hub_scale, hard_test=write(tmp_path / "test2.jsonl", rows)))
+
+
+# --- One benchmark, examples out of the training data ---
+
+
+def test_one_benchmark_is_a_study(found, hub_scale, tmp_path, shared):
+    alone = replace(hub_scale.hub, hard_train=None, hard_test=None, stream=None)
+    scale = with_questions(replace(hub_scale, hub=alone), hard=None)
+    one = hub.load_question_set(scale)
+    for split in ("train", "validation", "test", "examples"):
+        assert list(getattr(one, split)) == [q for q in getattr(found, split) if q.benchmark == "gsm8k"]
+    assert hub.train_counts(scale)["other_benchmark"] > 0
+    assert check_data(scale)["stream"] is None
+    # training data of one's own may name the benchmark as the study does
+    rows = [row | {"dataset": "mine"} for row in instruct_rows(shared) if row["dataset"] == "gsm8k"]
+    own = with_questions(with_hub(scale, train=write(tmp_path / "train.jsonl", rows)), easy="mine")
+    own = replace(own, hub=replace(own.hub, hard_train=None, hard_test=None, stream=None))
+    assert [q.text for q in hub.load_question_set(own).train] == [q.text for q in one.train]
+
+
+def test_examples_can_come_out_of_the_training_data(found, hub_scale):
+    scale = replace(hub_scale, hub=replace(hub_scale.hub, easy_train=None))
+    own = hub.load_question_set(scale)
+    shown = [q for q in own.examples if q.benchmark == "gsm8k"]
+    assert len(shown) == 8 and {q.split for q in shown} == {"examples"}
+    assert not {q.text for q in shown} & {q.text for q in own.train + own.validation + own.test}
+    assert [q for q in own.examples if q.benchmark == "math"] == [q for q in found.examples if q.benchmark == "math"]
 
 
 def test_an_unknown_dataset_of_a_row_is_named(hub_scale, tmp_path, shared):
@@ -321,9 +409,9 @@ def test_without_network_a_hub_name_is_one_sentence_with_the_remedy(key, hub_sca
     scale = with_hub(hub_scale, **{key: "someone/something"})
     with pytest.raises(UserError) as error:
         if key == "tokenizer":
-            hub.load_tokenizer(scale.hub.tokenizer)
+            public_files.load_tokenizer(scale.hub.tokenizer)
         elif key == "stream":
-            hub.TextStream(scale.hub.stream)
+            public_stream.TextStream(scale.hub.stream)
         else:
             hub.load_question_set(scale)
     assert f"someone/something (hub.{key}) could not be read: " in str(error.value)
@@ -340,7 +428,7 @@ def test_an_unreadable_local_source_is_one_sentence(source, hub_scale, tmp_path)
     path = tmp_path / source
     for read_source in (
         lambda: hub.load_question_set(with_hub(hub_scale, train=path)),
-        lambda: hub.TextStream(str(path)).next_text(),
+        lambda: public_stream.TextStream(str(path)).next_text(),
     ):
         with pytest.raises(UserError) as error:
             read_source()
@@ -361,11 +449,26 @@ def test_a_tokenizer_pads_with_its_end_token_and_must_have_one(tmp_path):
     tokenizer = make_tokenizer(["a few words"])
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path / "padless")
-    assert hub.load_tokenizer(str(tmp_path / "padless")).pad_token_id == tokenizer.eos_token_id
+    assert public_files.load_tokenizer(str(tmp_path / "padless")).pad_token_id == tokenizer.eos_token_id
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")
     with pytest.raises(UserError, match="has no end token"):
-        hub.load_tokenizer(str(tmp_path / "endless"))
+        public_files.load_tokenizer(str(tmp_path / "endless"))
+
+
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "LlamaTokenizer", "GPT2Tokenizer", "BertTokenizer"])
+def test_a_tokenizer_is_used_as_it_was_written_or_refused(name, tmp_path):
+    tokenizer = make_tokenizer(["How many apples are left?", "a few words"])
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"tokenizer_class": name}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    text = " How many\n apples"
+    try:
+        found = public_files.load_tokenizer(str(tmp_path))(text, add_special_tokens=False).input_ids
+    except UserError as error:
+        assert name != "PreTrainedTokenizerFast" and f"is read as {name}" in str(error)
+    else:
+        assert found == tokenizer(text, add_special_tokens=False).input_ids
 
 
 # --- The pretraining stream ---
@@ -397,12 +500,12 @@ def stream(request, hub_scale, tmp_path):
 
 @pytest.fixture(scope="module")
 def tokenizer(hub_scale):
-    return hub.load_tokenizer(hub_scale.hub.tokenizer)
+    return public_files.load_tokenizer(hub_scale.hub.tokenizer)
 
 
 def test_one_pass_holds_every_document_once(stream):
     scale, texts = stream
-    documents = hub.TextStream(scale.hub.stream)
+    documents = public_stream.TextStream(scale.hub.stream)
     first = [documents.next_text() for _ in texts]
     assert sorted(first) == sorted(texts) and documents.passes == 1
     assert [documents.next_text() for _ in texts] == first and documents.passes == 2
@@ -410,7 +513,7 @@ def test_one_pass_holds_every_document_once(stream):
 
 def test_files_are_read_side_by_side(stream):
     scale, texts = stream
-    documents = hub.TextStream(scale.hub.stream)
+    documents = public_stream.TextStream(scale.hub.stream)
     first = [documents.next_text() for _ in range(9)]
     places = len(documents.parts)
     assert len({texts.index(text) // 10 for text in first}) >= places
@@ -419,7 +522,7 @@ def test_files_are_read_side_by_side(stream):
 
 def test_batches_are_the_documents_joined_by_the_end_token(stream, tokenizer):
     scale, texts = stream
-    packed, documents = hub.PackedStream(scale, tokenizer), hub.TextStream(scale.hub.stream)
+    packed, documents = public_stream.PackedStream(scale, tokenizer), public_stream.TextStream(scale.hub.stream)
     batches = [packed.next_batch() for _ in range(30)]
     assert all(batch.shape == (3, 64) and batch.dtype == np.int32 for batch in batches)
     found = np.concatenate([batch.ravel() for batch in batches])
@@ -432,8 +535,8 @@ def test_batches_are_the_documents_joined_by_the_end_token(stream, tokenizer):
 
 def test_resuming_at_any_batch_gives_the_same_batches(stream, tokenizer, monkeypatch):
     scale, _ = stream
-    monkeypatch.setattr(hub, "DOCUMENTS", 7)
-    packed, states, batches = hub.PackedStream(scale, tokenizer), [], []
+    monkeypatch.setattr(public_stream, "DOCUMENTS", 7)
+    packed, states, batches = public_stream.PackedStream(scale, tokenizer), [], []
     for _ in range(18):
         states.append(packed.state_dict())
         batches.append(packed.next_batch())
@@ -442,7 +545,7 @@ def test_resuming_at_any_batch_gives_the_same_batches(stream, tokenizer, monkeyp
         file = io.BytesIO()
         torch.save(state, file)
         file.seek(0)
-        resumed = hub.PackedStream(scale, tokenizer)
+        resumed = public_stream.PackedStream(scale, tokenizer)
         resumed.load_state_dict(torch.load(file, weights_only=True))
         for batch in batches[at : at + 3]:
             assert (resumed.next_batch() == batch).all()
@@ -451,9 +554,9 @@ def test_resuming_at_any_batch_gives_the_same_batches(stream, tokenizer, monkeyp
 def test_a_state_of_other_data_is_refused(hub_scale, tmp_path, tokenizer):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.jsonl", [{"text": name}])
-    state = hub.PackedStream(with_hub(hub_scale, stream=tmp_path), tokenizer).state_dict()
+    state = public_stream.PackedStream(with_hub(hub_scale, stream=tmp_path), tokenizer).state_dict()
     with pytest.raises(UserError, match="no longer what the saved state was made with: 1 parts, it had 2"):
-        hub.PackedStream(hub_scale, tokenizer).load_state_dict(state)
+        public_stream.PackedStream(hub_scale, tokenizer).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
@@ -468,24 +571,24 @@ def test_a_state_of_other_data_is_refused(hub_scale, tmp_path, tokenizer):
 def test_bad_documents_are_named(line, said, tmp_path):
     (tmp_path / "stream.jsonl").write_text(line + "\n")
     with pytest.raises(UserError, match=rf"stream.jsonl \(hub.stream\) {said}"):
-        hub.TextStream(str(tmp_path / "stream.jsonl")).next_text()
+        public_stream.TextStream(str(tmp_path / "stream.jsonl")).next_text()
 
 
 def test_zst_files_need_a_package_that_the_error_names(tmp_path):
     (tmp_path / "stream.jsonl.zst").write_bytes(b"(\xb5/\xfd\x04X\x99\x00\x00")  # the head of such a file
     if importlib.util.find_spec("zstandard") is None:
         with pytest.raises(UserError, match="For .zst files `pip install zstandard`"):
-            hub.TextStream(str(tmp_path / "stream.jsonl.zst")).next_text()
+            public_stream.TextStream(str(tmp_path / "stream.jsonl.zst")).next_text()
     else:
         zstandard = importlib.import_module("zstandard")
         (tmp_path / "stream.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "a document"}\n'))
-        assert hub.TextStream(str(tmp_path / "stream.jsonl.zst")).next_text() == "a document"
+        assert public_stream.TextStream(str(tmp_path / "stream.jsonl.zst")).next_text() == "a document"
 
 
 def test_parquet_without_text_is_named(tmp_path):
     pd.DataFrame({"document": ["a"]}).to_parquet(tmp_path / "stream.parquet")
     with pytest.raises(UserError, match="has no column 'text' of type string; found: document"):
-        hub.TextStream(str(tmp_path / "stream.parquet"))
+        public_stream.TextStream(str(tmp_path / "stream.parquet"))
 
 
 # --- Checks before training ---
@@ -508,5 +611,8 @@ def test_the_data_check_counts_test_questions_that_read_alike(hub_scale, tmp_pat
 def test_a_test_question_in_the_stream_is_found(found, tmp_path):
     asked = max(found.test, key=lambda q: len(q.text))
     pages = ["nothing here", f"Seen on the web:\n\n{asked.text.upper()}\n\nWho knows?", asked.text[:-20]]
-    documents = hub.TextStream(str(write(tmp_path / "stream.jsonl", [{"text": page} for page in pages])))
-    assert search_stream(documents, found.test) == {"documents_searched": 3, "test_questions_found": [asked.id]}
+    documents = public_stream.TextStream(str(write(tmp_path / "stream.jsonl", [{"text": page} for page in pages])))
+    assert search_texts(documents, {normalize(q.text): q.id for q in found.test}) == {
+        "documents_searched": 3,
+        "test_questions_found": [asked.id],
+    }

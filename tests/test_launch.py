@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from excursions.model import build_model, save_model
-from excursions.nano import corpus
+from excursions.data.nano import corpus
+from excursions.models.model import build_model, save_model
 from excursions.params import RECIPES
-from excursions.recipes import PARENTS
+from excursions.recipes import RECIPES as TABLE
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -24,10 +24,11 @@ LAUNCH = ROOT / "launch"
 SAY = """
 import json, sys
 from pathlib import Path
-from excursions.processes import Processes, leave
+from excursions.models.launch import leave
+from excursions.models.processes import Processes
 processes, weights = Processes(), []
 for folder in sys.argv[1:]:
-    from excursions.model import load_model
+    from excursions.models.model import load_model
     weights += [p.detach().double().abs().sum().item() for p in load_model(Path(folder))[0].parameters()]
 said = processes.join([[processes.describe(), sum(weights)]])
 if processes.is_main:
@@ -151,7 +152,7 @@ def test_slurm_jobs_wait_for_what_they_need(folder):
     for checkpoint in ("p20", "p88"):
         cell = {recipe: f"{checkpoint}/{recipe}/seed-0" for recipe in RECIPES}
         for recipe in RECIPES:
-            before = cell[PARENTS[recipe]] if recipe in PARENTS else "pretrain"
+            before = cell[TABLE[recipe].parent] if TABLE[recipe].parent else "pretrain"
             assert needs(cell[recipe]) == {number[before]}
 
     options, words = jobs[number["p88/sft_rl/seed-0"]]

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from excursions import grade, params
-from excursions.data_checks import check_data
-from excursions.nano import corpus, problems
-from excursions.nano.problems import check_solution, checked_steps
+from excursions import params
+from excursions.data.checks import check_data
+from excursions.data.nano import corpus, problems
+from excursions.data.nano.problems import check_solution, checked_steps
+from excursions.data.nano.tokenizer import build_tokenizer
+from excursions.data.questions import build_prompt, cut_completion, normalize
+from excursions.grading import grade
 from excursions.params import UserError
-from excursions.questions import build_prompt, cut_completion, normalize
-from excursions.tokenizer import build_tokenizer
 
-SMOKE = params.load(Path(__file__).parents[1] / "params.yaml").smoke
+SMOKE = params.load(Path(__file__).parents[1] / "params.yaml").scale("smoke")
 TEXT = "tom has 12 pens . ann has 7 pens . tom buys 3 . ann gives 2 to tom . how many has each now ?"
 SOLUTION = "tom 12 + 3 = 15 . ann 7 - 2 = 5 . tom 15 + 2 = 17 . #### 17 , 5"
 

@@ -1,6 +1,9 @@
-"""The notebooks keep the house rules, and running one gives the same files every time."""
+"""The notebooks keep the house rules, and running one gives the same files every time, wherever and beside whatever."""
 
+import json
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -8,7 +11,8 @@ import papermill
 import pytest
 from synthetic import make_study
 
-from excursions import claims, notebook
+from excursions.findings import claims, notebook, report
+from excursions.findings.kernel import execute
 from excursions.params import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +29,7 @@ def project(tmp_path_factory):
 
 
 def test_every_result_has_its_notebook():
-    assert {path.stem for path in NOTEBOOKS} == {*PIPELINE, "audit", "explore", "suite"}
+    assert {path.stem for path in NOTEBOOKS} == {*PIPELINE, "00_start_here", "audit", "explore", "suite"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -73,18 +77,63 @@ def test_mistakes_are_told_with_what_is_accepted(project, tmp_path):
         notebook.run("early_rl", "nano", tmp_path)
 
 
-def test_a_failing_cell_is_named_and_the_old_report_stays(tmp_path):
+def _write_notebook(folder: Path, name: str, *sources: str) -> Path:
+    """A notebook in folder/notebooks whose first cell holds the parameters."""
+    tags = {"tags": ["parameters"]}
     cells = [
-        nbformat.v4.new_code_cell('scale = "nano"\nroot = ".."', metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("from excursions.params import UserError\nraise UserError('results/x is gone')"),
+        nbformat.v4.new_code_cell(source, metadata={} if number else tags) for number, source in enumerate(sources)
     ]
-    (tmp_path / "notebooks").mkdir()
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    written = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
-    nbformat.write(written, tmp_path / "notebooks" / "early_rl.ipynb")
-    report = tmp_path / "reports" / "nano" / "early_rl.html"
-    report.parent.mkdir(parents=True)
-    report.write_text("old")
+    (folder / "notebooks").mkdir(exist_ok=True)
+    path = folder / "notebooks" / f"{name}.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
+
+def test_six_notebooks_run_at_once_in_a_kernel_that_nothing_of_the_user_reaches(tmp_path, monkeypatch):
+    stray = tmp_path / "stray" / "kernels" / "python3"
+    stray.mkdir(parents=True)
+    spec = {"argv": ["false"], "display_name": "stray", "language": "python"}
+    (stray / "kernel.json").write_text(json.dumps(spec))
+    startup = tmp_path / "stray" / "profile_default" / "startup" / "00.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("print('stray')")
+    for name in ("JUPYTER_PATH", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, str(tmp_path / "stray"))
+    for name, value in {"HOME": "/dev/null", "MPLBACKEND": "agg", "PYTHONOPTIMIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    shown = "import sys, matplotlib\nprint(n, __debug__, sys.executable, matplotlib.get_backend())"
+    path = _write_notebook(tmp_path, "six", "n = 0", shown)
+    with ThreadPoolExecutor(6) as pool:
+        executed = list(pool.map(lambda n: execute(path, {"n": n}), range(6)))
+    for n, found in enumerate(executed):
+        (output,) = found.cells[-1].outputs
+        assert output.text.split() == [str(n), "True", sys.executable, "module://matplotlib_inline.backend_inline"]
+
+
+def test_names_are_escaped_in_attributes(tmp_path):
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    shown = report.show(figure, tmp_path, "nano", 'suite_"onload="x').data
+    assert 'aria-label="suite &quot;onload=&quot;x"' in shown
+
+
+def test_a_suite_has_a_report_of_its_own_and_a_name(tmp_path):
+    _write_notebook(tmp_path, "suite", 'scale = "nano"\nroot = ".."\nsuite = "main"', "suite")
+    assert notebook.run("suite", "nano", tmp_path, {"suite": "tiny"}).name == "suite_tiny.html"
+    with pytest.raises(UserError, match="suite '../x': accepted"):
+        notebook.run("suite", "nano", tmp_path, {"suite": "../x"})
+
+
+def test_a_failing_cell_is_named_and_the_old_report_stays(tmp_path):
+    _write_notebook(
+        tmp_path,
+        "early_rl",
+        'scale = "nano"\nroot = ".."',
+        "from excursions.params import UserError\nraise UserError('results/x is gone')",
+    )
+    page = tmp_path / "reports" / "nano" / "early_rl.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("old")
     with pytest.raises(UserError, match="early_rl, code cell 3 .*from excursions.*UserError: results/x is gone"):
         notebook.run("early_rl", "nano", tmp_path)
-    assert report.read_text() == "old"
+    assert page.read_text() == "old"

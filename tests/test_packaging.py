@@ -22,7 +22,7 @@ LOCK = (ROOT / "requirements.lock").read_text()
 # Used as programs or by other libraries, not imported by the package.
 PROGRAMS = {"dvc", "ipykernel", "jupyterlab", "zstandard"}
 # Where the name in `import` is not the package's.
-PACKAGE_OF = {"yaml": "pyyaml"}
+PACKAGE_OF = {"yaml": "pyyaml", "ruamel": "ruamel.yaml"}
 
 
 def lock_lines() -> list[str]:

@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 from hub_project import write_params
 
-from excursions import cli, pretrain, recipes, results
-from excursions.runs import Run, train_run
+from excursions import cli
+from excursions.results import tables as results
+from excursions.study.one_run import train_run
+from excursions.study.run import Run
+from excursions.training import pretrain, recipes
 
 RECIPES = ("base", "sft", "rl", "sft_rl", "parallel")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from excursions.params import RECIPES
-from excursions.smoke import CHECKPOINTS, environment, run_smoke
+from excursions.study.smoke import CHECKPOINTS, environment, run_smoke
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,26 +13,29 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
-from excursions import cli, costs, params, planning
-from excursions.cells import study_cells
-from excursions.evaluate import measure_general
-from excursions.grpo import Group, completion_logprobs, rl_gradients
-from excursions.model import build_model
-from excursions.nano import corpus
+from excursions import cli, params
+from excursions.data.nano import corpus
+from excursions.evaluation.outcomes import measure_general
+from excursions.models.model import build_model
+from excursions.models.processes import Processes
+from excursions.models.scoring import completion_logprobs
 from excursions.params import RECIPES, UserError
-from excursions.planning import Lengths
-from excursions.pretrain import adamw, next_token_loss
-from excursions.recipes import PARENTS, step_optimizer
+from excursions.recipes import RECIPES as TABLE
 from excursions.rollout.sampler import Completion
 from excursions.rollout.torch_engine import TorchEngine
 from excursions.rollout.transformers_engine import TransformersEngine
-from excursions.runs import Run
-from excursions.sft import MICRO_BATCH, Example, completion_loss, sft_gradients
+from excursions.study import costs, planning
+from excursions.study.cells import study_cells
+from excursions.study.planning import Lengths
+from excursions.study.run import Run
+from excursions.training.grpo import Group, rl_gradients
+from excursions.training.optimizers import adamw, step_optimizer
+from excursions.training.pretrain import next_token_loss
+from excursions.training.sft import MICRO_BATCH, Example, completion_loss, sft_gradients
 
 ROOT = Path(__file__).parents[1]
 CLOSE = 0.2  # what the formulas promise
@@ -45,7 +48,7 @@ def study():
 
 @pytest.fixture(scope="module")
 def nano(study):
-    return study.nano
+    return study.scale("nano")
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +62,11 @@ def shape(nano):
 
 
 def flops(work) -> int:
-    """Of the matrix products of `work`. The counter does not know the fused attention of a CPU, but its parts."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    """Of the matrix products of `work`. The counter knows the fused attention of a GPU, and must be told a CPU's."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    formulas = {attention: sdpa_flop, backward: sdpa_backward_flop}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         work()
     return counter.get_total_flops()
 
@@ -144,7 +150,13 @@ def test_flops_of_pretraining(nano, model, shape):
 @pytest.mark.parametrize(("prompts", "micro_batch", "kl"), [(8, 64, 0.0), (2, 8, 0.0), (4, 64, 0.1)])
 def test_flops_of_an_rl_step(nano, model, shape, prompts, micro_batch, kl):
     groups = make_groups(prompts)
-    settings = {"temperature": 1.0, "micro_batch": micro_batch, "kl": kl, "ref_model": model if kl else None}
+    settings = {
+        "temperature": 1.0,
+        "processes": Processes(),
+        "micro_batch": micro_batch,
+        "kl": kl,
+        "ref_model": model if kl else None,
+    }
     measured = flops(lambda: rl_gradients(model, groups, **settings))
     rl = replace(nano.rl, questions_per_step=len(groups), micro_batch=micro_batch, kl=kl)
     formula = planning.rl_flops(shape, replace(nano, rl=rl), lengths_of(groups))
@@ -154,8 +166,8 @@ def test_flops_of_an_rl_step(nano, model, shape, prompts, micro_batch, kl):
 def test_groups_without_a_signal_cost_nothing(nano, model, shape):
     groups = make_groups(prompts=4)
     half = [replace(group, rewards=[0.0] * 16) if p % 2 else group for p, group in enumerate(groups)]
-    measured = flops(lambda: rl_gradients(model, half, temperature=1.0)) / flops(
-        lambda: rl_gradients(model, groups, temperature=1.0)
+    measured = flops(lambda: rl_gradients(model, half, temperature=1.0, processes=Processes())) / flops(
+        lambda: rl_gradients(model, groups, temperature=1.0, processes=Processes())
     )
     lengths = lengths_of(groups)
     formula = planning.rl_flops(shape, nano, replace(lengths, kept=0.5)) / planning.rl_flops(shape, nano, lengths)
@@ -166,7 +178,7 @@ def test_flops_of_an_sft_step(nano, model, shape):
     rng = torch.Generator().manual_seed(0)
     examples = [Example(ids(rng, 30 + i % 25), ids(rng, 30 + 7 * i % 60)) for i in range(32)]
     tokens = sum(len(e.prompt_ids) + len(e.completion_ids) for e in examples)
-    measured = flops(lambda: sft_gradients(model, examples, 0))
+    measured = flops(lambda: sft_gradients(model, examples, 0, Processes()))
     assert planning.training_flops(shape, tokens, tokens / 32, tokens) == pytest.approx(measured, rel=CLOSE)
 
 
@@ -213,7 +225,8 @@ def test_activations_are_what_autograd_saves(nano, model, shape, mixed):
     assert planning.activation_bytes(shape, ids_bt.numel(), mixed) == pytest.approx(measured, rel=CLOSE)
 
 
-def test_activations_of_an_rl_micro_batch(nano, model, shape):
+def test_activations_of_an_rl_micro_batch(nano, model, shape, monkeypatch):
+    monkeypatch.setattr(model, "forward", model.forward, raising=False)  # by transformers, as on a GPU
     groups = make_groups(prompts=4, full=48)
     rl = replace(nano.rl, micro_batch=64, max_new_tokens=48)
     memory = planning.stage_memory("rl", replace(nano, rl=rl), shape, lengths_of(groups), 1, False)
@@ -229,6 +242,7 @@ def test_peak_of_a_micro_batch(nano, stage, vocabulary):
     tokenizer = corpus.tokenizer(nano.questions.seed)
     model = build_model(nano.model, tokenizer, seed=0).train()
     model.resize_token_embeddings(vocabulary)
+    model.forward = model.forward  # by transformers, as on a GPU
     shape = replace(planning.model_shape(nano), vocabulary=vocabulary)
     groups = make_groups(prompts=4, full=48)
     scale = replace(
@@ -241,7 +255,7 @@ def test_peak_of_a_micro_batch(nano, stage, vocabulary):
     work = {
         "pretraining": lambda: next_token_loss(model, ids_bt).backward(),
         "sft": lambda: completion_loss(model, examples, 0).backward(),
-        "rl": lambda: rl_gradients(model, groups, temperature=1.0, micro_batch=64),
+        "rl": lambda: rl_gradients(model, groups, temperature=1.0, micro_batch=64, processes=Processes()),
     }[stage]
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -265,7 +279,7 @@ def test_keys_and_values_of_the_embedded_engine(nano, model, shape, monkeypatch)
     monkeypatch.setattr(engine, "_step", watched)
     rng = torch.Generator().manual_seed(0)
     prompts = [ids(rng, 40) for _ in range(8)]
-    engine.generate(prompts, [list(range(16))] * 8, max_new_tokens=96, temperature=1.0)
+    engine.generate(prompts, [list(range(16))] * 8, max_new_tokens=96, temperature=1.0, processes=Processes())
     scale = replace(nano, rl=replace(nano.rl, questions_per_step=8, rollouts=16, max_new_tokens=96))
     lengths = Lengths(40, 54, 96, 96, 1.0, "")
     assert planning.stage_memory("rl", scale, shape, lengths, 1, False).cache == pytest.approx(max(seen), rel=CLOSE)
@@ -277,7 +291,7 @@ def test_memory_of_the_engines_is_bounded_as_planned():
 
 
 def test_fsdp_shards_the_states_and_nothing_else(study, shape):
-    memory = planning.stage_memory("parallel", study.paper, shape, lengths_of(make_groups()), 8, True)
+    memory = planning.stage_memory("parallel", study.scale("paper"), shape, lengths_of(make_groups()), 8, True)
     states = memory.weights + memory.gradients + memory.adamw + memory.snapshots
     assert memory.total - memory.sharded(8) == pytest.approx(states * 7 / 8 - memory.weights)
     assert memory.snapshots == 2 * memory.weights and memory.adamw == 4 * memory.weights
@@ -300,7 +314,7 @@ def all_runs(study, name, seeds=None) -> list[Run]:
 
 
 def costs_of(study, runs, pretrained=False):
-    scale = study.paper
+    scale = study.scale("paper")
     shape, lengths = planning.model_shape(scale), costs.find_lengths(scale, ROOT / "nowhere", "paper", "main")
     return costs.study_costs(runs, scale, shape, lengths, pretrained)
 
@@ -317,7 +331,7 @@ def test_the_checkpoint_is_measured_once_for_all_recipes_and_seeds(study):
 
 
 def test_pretraining_is_that_of_kaplan_with_attention_and_logits(study):
-    scale = study.paper
+    scale = study.scale("paper")
     shape = planning.model_shape(scale)
     assert shape.parameters == 1_484_654_592
     cost = costs.pretraining_cost(scale, shape)
@@ -341,7 +355,7 @@ def test_lengths_are_measured_where_runs_are_there(nano, study):
     assert measured.prompt == pytest.approx(made.prompt, rel=0.05)
     assert measured.solution == pytest.approx(made.solution, rel=0.05)
     assert 1 < measured.completion < nano.rl.max_new_tokens and 0 < measured.kept < 1
-    assert "assumed" in costs.find_lengths(study.paper, ROOT / "nowhere", "paper", "main").source
+    assert "assumed" in costs.find_lengths(study.scale("paper"), ROOT / "nowhere", "paper", "main").source
 
 
 def test_the_report_names_all_stages_and_adds_up(study, capsys, tmp_path):
@@ -365,7 +379,7 @@ def test_the_report_names_all_stages_and_adds_up(study, capsys, tmp_path):
 
 def test_the_reduced_study_is_what_its_recipe_says(study, tmp_path):
     runs = all_runs(study, "paper", [0, 1])
-    few, smaller, changed = costs.reduce_study(runs, study.paper)
+    few, smaller, changed = costs.reduce_study(runs, study.scale("paper"))
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     for key, value in changed.items():
         if "." in key:
@@ -380,7 +394,7 @@ def test_the_reduced_study_is_what_its_recipe_says(study, tmp_path):
 
 
 def test_what_does_not_fit_comes_with_the_largest_micro_batch_that_does(study):
-    scale = replace(study.paper, rl=replace(study.paper.rl, micro_batch=512))
+    scale = replace(study.scale("paper"), rl=replace(study.scale("paper").rl, micro_batch=512))
     shape, lengths = planning.model_shape(scale), costs.find_lengths(scale, ROOT / "nowhere", "paper", "main")
 
     def advice(machine):
@@ -441,7 +455,7 @@ def test_cells_come_after_what_they_need_and_once(study, scale):
     by_id = {cell.id: cell for cell in cells}
     assert ids[:2] == ["data", "pretrain"] and ids[-1] == "commit"
     for run in runs:
-        parent = PARENTS.get(run.recipe)
+        parent = TABLE[run.recipe].parent
         expected = f"{run.checkpoint}/{parent}/seed-{run.seed}" if parent else "pretrain"
         assert by_id[f"{run.checkpoint}/{run.recipe}/seed-{run.seed}"].needs == (expected,)
     notebooks = [name for name in ids if name.startswith("notebook/")]
@@ -451,7 +465,7 @@ def test_cells_come_after_what_they_need_and_once(study, scale):
 
 def test_every_command_of_the_smoke_study_parses(study, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    suite = ["--scale", "smoke", "--checkpoint", *study.smoke.pretrain.save]
+    suite = ["--scale", "smoke", "--checkpoint", *study.scale("smoke").pretrain.save]
     assert cli.main(["cells", *suite, "--json"]) == 0
     cells = json.loads(capsys.readouterr().out)
     asked = []
@@ -462,7 +476,7 @@ def test_every_command_of_the_smoke_study_parses(study, monkeypatch, capsys):
         assert parsed.scale == "smoke"
         if parsed.run is cli.train:
             asked += [Run("smoke", parsed.suite, *parsed.checkpoint, *parsed.recipe, *parsed.seed)]
-    study = replace(study, checkpoints=study.smoke.pretrain.save)
+    study = replace(study, checkpoints=study.scale("smoke").pretrain.save)
     assert Run("smoke", "main", "p20", "rl", 1) in asked and Run("smoke", "main", "p88", "rl", 1) not in asked
     assert sorted(asked, key=str) == sorted(all_runs(study, "smoke"), key=str)
     assert cli.main(["cells", *suite]) == 0

@@ -12,10 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from excursions import pretrain as module
-from excursions.model import load_model
+from excursions.models.model import load_model
 from excursions.params import UserError
-from excursions.pretrain import cosine, next_token_loss, pretrain, total_steps
+from excursions.training import pretrain as module
+from excursions.training.optimizers import cosine
+from excursions.training.pretrain import next_token_loss, pretrain, total_steps
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,9 +88,17 @@ def test_loss_is_that_of_transformers(suite):
     )
 
 
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="pretrain.compile is true.*'no-such-compiler'.*compile: false"):
+        module.loss_function(True)
+    assert module.loss_function(False) is next_token_loss
+
+
 def test_learning_rate_warms_up_and_ends_at_its_ratio(smoke):
     params = replace(smoke.pretrain, warmup_steps=10, learning_rate=1.0, final_learning_rate_ratio=0.1)
-    rates = [cosine(step, 100, params) for step in range(1, 101)]
+    given = (100, params.learning_rate, params.warmup_steps, params.final_learning_rate_ratio)
+    rates = [cosine(step, *given) for step in range(1, 101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] == 1.0
     assert rates[-1] == pytest.approx(0.1)
     assert rates[9:] == sorted(rates[9:], reverse=True)

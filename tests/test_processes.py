@@ -6,13 +6,13 @@ import distributed_work
 import pytest
 import torch
 
-from excursions import pretrain
-from excursions.model import build_model
-from excursions.nano import corpus
+from excursions.data.nano import corpus
+from excursions.models.model import build_model
+from excursions.models.processes import Processes
 from excursions.params import UserError
-from excursions.processes import Processes
-from excursions.recipes import training
 from excursions.rollout.torch_engine import TorchEngine
+from excursions.training import pretrain
+from excursions.training.recipes import training
 
 
 @pytest.fixture(scope="module")

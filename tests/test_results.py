@@ -3,6 +3,8 @@ name.
 """
 
 import errno
+import gzip
+import json
 import re
 import shutil
 from pathlib import Path
@@ -11,18 +13,32 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import synthetic
 from synthetic import make_study
 
-from excursions import results, statistics
+from excursions.findings import estimates, statistics
 from excursions.params import UserError
+from excursions.results import schemas
+from excursions.results import tables as results
 
-RUN = dict.fromkeys(results.RUN_KEYS, 0) | {"parameters": {"rl": {"steps": 2}}, "fingerprint": "abc"}
+RUN = synthetic.RUN | {"parameters": {"rl": {"steps": 2}}, "fingerprint": "abc"}
+SAMPLE = {
+    "benchmark": "easy",
+    "question_id": "easy-000",
+    "step": 2,
+    "prompt": "q",
+    "gold": "5",
+    "completion": "5",
+    "correct": True,
+    "valid": None,
+    "stop_reason": "eos",
+}
 FILES = ["general.parquet", "outcomes.parquet", "run.json", "samples.jsonl.gz", "training.parquet"]
 
 
 def tables_of_run(checkpoint="p20", recipe="rl", seed=0, questions=20, samples=32, tokens=1000):
     """Outcomes at steps 0 and 2, general counts and a log, drawn from the run's name."""
-    rng = statistics.generator(checkpoint, recipe, seed)
+    rng = np.random.default_rng(list(f"{checkpoint}{recipe}{seed}".encode()))
     who = {
         "scale": "nano",
         "suite": "main",
@@ -39,7 +55,14 @@ def tables_of_run(checkpoint="p20", recipe="rl", seed=0, questions=20, samples=3
     ]
     outcomes = pd.DataFrame(rows)
     outcomes["correct"] = rng.binomial(samples, rng.beta(0.5, 1, len(rows)))
-    general = pd.DataFrame([who | {"benchmark": b, "n": 100, "correct": 50 + 10 * i} for i, b in enumerate("abc")])
+    outcomes["valid"] = outcomes["correct"].where(outcomes["benchmark"] == "easy").astype("Int64")
+    general = pd.DataFrame(
+        [
+            who | {"benchmark": b, "item_id": f"{b}-{item:02d}", "correct": int(item < 50 + 10 * i)}
+            for i, b in enumerate("abc")
+            for item in range(100)
+        ]
+    )
     training = pd.DataFrame([who | {"step": step, "reward": step / 2, "sft_loss": 1.5} for step in (1, 2)])
     return outcomes, general, training
 
@@ -47,7 +70,7 @@ def tables_of_run(checkpoint="p20", recipe="rl", seed=0, questions=20, samples=3
 def write(root, checkpoint="p20", recipe="rl", seed=0, **how):
     folder = results.run_folder(root, "nano", "main", checkpoint, recipe, seed)
     outcomes, general, training = tables_of_run(checkpoint, recipe, seed, **how)
-    results.write_run(folder, outcomes, general, training, [{"prompt": "q", "correct": True}], RUN)
+    results.write_run(folder, outcomes, general, training, [SAMPLE], RUN)
     return folder
 
 
@@ -60,20 +83,22 @@ def test_what_is_written_is_loaded(tmp_path):
     write(tmp_path, "p20", "base")
     write(tmp_path, "p08", "sft", tokens=400)
     loaded = results.load_outcomes(tmp_path, "nano")
-    assert list(loaded.columns) == list(results.OUTCOME_COLUMNS)
+    assert list(loaded.columns) == list(schemas.OUTCOMES.columns)
     order = loaded[["checkpoint", "recipe"]].drop_duplicates().apply(tuple, axis=1).tolist()
     assert order == [("p08", "sft"), ("p20", "base"), ("p20", "sft")]
     ours = loaded[(loaded["checkpoint"] == "p20") & (loaded["recipe"] == "sft")].reset_index(drop=True)
     written = tables_of_run("p20", "sft")[0]
+    ours = ours.astype({name: str for name in ours.columns[ours.dtypes == "category"]})
     pd.testing.assert_frame_equal(ours, written[list(ours.columns)], check_dtype=False)
 
-    assert results.load_general(tmp_path, "nano")["correct"].tolist() == [50, 60, 70] * 3
+    general = results.load_general(tmp_path, "nano").groupby(["checkpoint", "recipe", "benchmark"])["correct"].sum()
+    assert general.tolist() == [50, 60, 70] * 3
     training = results.load_training(tmp_path, "nano")
     assert training["reward"].tolist() == [0.5, 1.0] * 3
     assert training["entropy"].isna().all() and (training["sft_loss"] == 1.5).all()
     runs = results.load_runs(tmp_path, "nano")
     assert runs["fingerprint"].tolist() == ["abc"] * 3 and runs["seed"].tolist() == [0] * 3
-    assert results.load_samples(write(tmp_path)) == [{"prompt": "q", "correct": True}]
+    assert results.load_samples(write(tmp_path)) == [SAMPLE]
 
 
 def test_a_run_without_training_has_an_empty_log(tmp_path):
@@ -92,7 +117,7 @@ def test_equal_runs_have_equal_bytes_whatever_the_order_of_rows(tmp_path):
     assert first["samples.jsonl.gz"][4:8] == bytes(4)  # no time in the gzip header
     outcomes, general, training = (table.sample(frac=1, random_state=0) for table in tables_of_run())
     folder = results.run_folder(tmp_path / "b", "nano", "main", "p20", "rl", 0)
-    results.write_run(folder, outcomes, general, training, [{"prompt": "q", "correct": True}], RUN)
+    results.write_run(folder, outcomes, general, training, [SAMPLE], RUN)
     assert content(folder) == first
 
 
@@ -152,10 +177,18 @@ def test_wrong_tables_are_not_written(tmp_path):
     folder = results.run_folder(tmp_path, "nano", "main", "p20", "rl", 0)
     wrong = [
         ((outcomes.drop(columns="correct"), general, training, [], RUN), "correct"),
-        ((outcomes.assign(correct=33), general, training, [], RUN), "between 0 and n"),
-        ((pd.concat([outcomes, outcomes]), general, training, [], RUN), "two rows"),
+        ((outcomes.assign(correct=33), general, training, [], RUN), "'correct' is 33, accepted: 0 to n"),
+        (
+            (pd.concat([outcomes, outcomes]), general, training, [], RUN),
+            "a second row with the same step, benchmark, question",
+        ),
+        (
+            (outcomes, general.assign(correct=2), training, [], RUN),
+            "general.*is 2, accepted: 0 to 1",
+        ),
         ((outcomes, general, training.drop(columns="step"), [], RUN), "step"),
-        ((outcomes, general, training, [], {"parameters": {}}), "fingerprint"),
+        ((outcomes, general, training, [], {"parameters": {}}), "run.json: key 'versions' is missing"),
+        ((outcomes, general, training, [{"prompt": "q"}], RUN), "samples.*key 'benchmark' is missing; found: prompt"),
     ]
     for arguments, message in wrong:
         with pytest.raises(ValueError, match=message):
@@ -168,14 +201,30 @@ def rewrite(file, change):
     change(table).to_parquet(file, index=False)
 
 
+def first(table, **values):
+    """The table with other values in its first row."""
+    return pd.concat([table.iloc[:1].assign(**values), table.iloc[1:]])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda table: first(table, correct=33), "'correct' is 33, accepted: 0 to n [(]32[)]"),
+        (lambda table: first(table, correct=-1), "'correct' is -1, accepted: 0 to n"),
+        (lambda table: first(table, correct=5, valid=6), "'valid' is 6, accepted: 0 to correct [(]5[)]"),
+        (lambda table: first(table, n=0), "'n' is 0, accepted: 1 or more"),
+        (lambda table: first(table, seed=-1), "'seed' is -1, accepted: 0 or more"),
+        (lambda table: first(table, tokens=0), "'tokens' is 0"),
+        (lambda table: first(table, question_id=None), "'question_id' is empty"),
+        (lambda table: first(table, n=None), "'n' is empty"),
+        (lambda table: first(table, n=1.5), "'n' is double, expected int64"),
+        (lambda table: pd.concat([table, table[:3]]), "a second row with the same step, benchmark, question_id"),
+        (lambda table: table[:0], "the table has no rows"),
         (lambda table: table.drop(columns="correct"), "column 'correct' is missing; found: scale, suite"),
         (lambda table: table.assign(n="many"), "column 'n' is .*string, expected int64"),
         (
             lambda table: table.assign(recipe="sft"),
-            "column 'recipe' holds .*'sft'.* but the folder is of 'rl'",
+            "column 'recipe' holds 'sft', but the folder is of 'rl'",
         ),
     ],
 )
@@ -209,6 +258,20 @@ def test_damaged_and_missing_files_are_named(tmp_path):
         load(tmp_path, "nano")
 
 
+def test_columns_and_steps_are_read_as_asked(tmp_path):
+    folder = results.run_folder(tmp_path, "nano", "main", "p20", "rl", 0)
+    outcomes, general, training = tables_of_run()
+    between = pd.concat([outcomes, outcomes[outcomes["step"] == 0].assign(step=1)])
+    results.write_run(folder, between, general, training, [SAMPLE], RUN)
+    whole = results.load_outcomes(tmp_path, "nano")
+    assert sorted(whole["step"].unique()) == [0, 1, 2]
+    ends = results.load_outcomes(tmp_path, "nano", between=False)
+    pd.testing.assert_frame_equal(ends, whole[whole["step"] != 1].reset_index(drop=True))
+    few = results.load_outcomes(tmp_path, "nano", columns=["recipe", "step", "n"])
+    pd.testing.assert_frame_equal(few, whole[["recipe", "step", "n"]])
+    assert whole["valid"].isna().sum() == 60 and whole["valid"].dtype == "Int32"
+
+
 def test_no_results_and_mixed_results_are_errors(tmp_path):
     with pytest.raises(UserError, match="There are no results of scale 'nano'"):
         results.load_outcomes(tmp_path, "nano")
@@ -218,16 +281,60 @@ def test_no_results_and_mixed_results_are_errors(tmp_path):
         results.load_outcomes(tmp_path, "nano")
 
 
+WRONG_JSON = {
+    b"[1, 2]": "the content is .*should be an object",
+    b"null": "the content is None",
+    b'{"a": 1}': "key '[a-z_]+' is missing; found: a",
+    b"{}": "key '[a-z_]+' is missing; found: no key",
+    b'{"a": ': "Invalid JSON",
+    b"": "Invalid JSON",
+    b'\xff{"a": 1}': "Invalid JSON",
+    b"\x00\x01": "Invalid JSON",
+}
+
+
+@pytest.mark.parametrize("content", WRONG_JSON)
+def test_json_of_another_shape_is_one_sentence_with_the_remedy(tmp_path, content):
+    folder = write(tmp_path)
+    suite = tmp_path / "checkpoints" / "nano" / "main" / "suite.json"
+    suite.parent.mkdir(parents=True)
+    loads = {
+        folder / "run.json": lambda: results.load_runs(tmp_path, "nano"),
+        folder / "samples.jsonl.gz": lambda: results.load_samples(folder),
+        suite: lambda: results.load_suite(tmp_path, "nano"),
+    }
+    for file, load in loads.items():
+        file.write_bytes(gzip.compress(content + b"\n") if file.suffix == ".gz" else content)
+        with pytest.raises(UserError, match=WRONG_JSON[content]) as caught:
+            load()
+        assert str(file) in str(caught.value) and f"git checkout -- {file}" in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("wall_seconds", "long"), ("wall_seconds", -1), ("parameters", []), ("fingerprint", ""), ("git_commit", 5)],
+)
+def test_a_wrong_value_in_run_json_is_named(tmp_path, key, value):
+    file = write(tmp_path) / "run.json"
+    file.write_text(json.dumps(RUN | {key: value}))
+    with pytest.raises(UserError, match=f"run.json: key '{key}' is {value!r}".replace("[", ".")):
+        results.load_runs(tmp_path, "nano")
+
+
 def test_suite_json_is_checked(tmp_path):
-    with pytest.raises(UserError, match="suite.json does not exist"):
+    with pytest.raises(UserError, match="suite.json: the file is missing"):
         results.load_suite(tmp_path, "nano")
     file = tmp_path / "checkpoints" / "nano" / "main" / "suite.json"
     file.parent.mkdir(parents=True)
     file.write_text('{"parameters": 100, "tokens": {"p20": 1000}}')
     with pytest.raises(UserError, match="key 'total_tokens' is missing"):
         results.load_suite(tmp_path, "nano")
+    file.write_text('{"parameters": 100, "tokens": {"p20": "many"}, "total_tokens": 5000}')
+    with pytest.raises(UserError, match="key 'tokens.p20' is 'many'"):
+        results.load_suite(tmp_path, "nano")
     file.write_text('{"parameters": 100, "tokens": {"p20": 1000}, "total_tokens": 5000}')
-    assert results.chinchilla(1000, results.load_suite(tmp_path, "nano")["parameters"]) == 0.5
+    assert estimates.chinchilla(1000, results.load_suite(tmp_path, "nano")["parameters"]) == 0.5
 
 
 def test_pass_at_k_table_is_of_the_last_step_and_holds_all_seeds(tmp_path):
@@ -235,7 +342,7 @@ def test_pass_at_k_table_is_of_the_last_step_and_holds_all_seeds(tmp_path):
         write(tmp_path, seed=seed)
     write(tmp_path, recipe="base", samples=8)
     outcomes = results.load_outcomes(tmp_path, "nano")
-    table = results.pass_at_k_table(outcomes)
+    table = estimates.pass_at_k_table(outcomes)
     assert table[["recipe", "benchmark", "k"]].apply(tuple, axis=1).tolist() == [
         *(("base", benchmark, k) for benchmark in ("easy", "hard") for k in (1, 8)),  # 8 samples: no pass@32
         *(("rl", benchmark, k) for benchmark in ("easy", "hard") for k in (1, 8, 32)),
@@ -245,28 +352,28 @@ def test_pass_at_k_table_is_of_the_last_step_and_holds_all_seeds(tmp_path):
     assert row["estimate"] == pytest.approx(100 * statistics.pass_at_k(last["n"], last["correct"], 8).mean())
     assert row["ci_low"] < row["estimate"] < row["ci_high"]
     assert (row["n_seeds"], row["n_questions"]) == (3, 20)
-    by_step = results.pass_at_k_table(outcomes, by_step=True)
+    by_step = estimates.pass_at_k_table(outcomes, by_step=True)
     assert sorted(by_step["step"].unique()) == [0, 2]
     kept = by_step[by_step["step"] == 2].drop(columns="step").reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, table)
-    pd.testing.assert_frame_equal(results.pass_at_k_table(outcomes.sample(frac=1, random_state=1)), table)
+    pd.testing.assert_frame_equal(estimates.pass_at_k_table(outcomes.sample(frac=1, random_state=1)), table)
 
 
 def test_only_common_questions_are_compared(tmp_path):
     outcomes, _, _ = tables_of_run()
     outcomes = outcomes[outcomes["benchmark"] == "easy"]
-    steps = results.per_question(
+    steps = estimates.per_question(
         outcomes[(outcomes["step"] == 2) | (outcomes["question_id"] < "easy-005")], 1, ["step"]
     )
     assert steps.shape == (2, 5)
     apart = outcomes[(outcomes["step"] == 2) == (outcomes["question_id"] < "easy-005")]
     with pytest.raises(UserError, match="no question in common"):
-        results.per_question(apart, 1, ["step"])
+        estimates.per_question(apart, 1, ["step"])
 
 
 def test_general_table_has_the_benchmarks_and_their_mean(tmp_path):
     write(tmp_path)
-    table = results.general_table(results.load_general(tmp_path, "nano")).set_index("benchmark")
+    table = estimates.general_table(results.load_general(tmp_path, "nano")).set_index("benchmark")
     assert table["estimate"].to_dict() == pytest.approx({"a": 50, "average": 60, "b": 60, "c": 70})
     assert (table["ci_low"] < table["estimate"]).all() and (table["estimate"] < table["ci_high"]).all()
     width = table["ci_high"] - table["ci_low"]

@@ -4,18 +4,24 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 
 import pandas as pd
 import pytest
 import torch
 
-from excursions import recipes, results, runs
-from excursions.model import load_model
+from excursions.files import locked
+from excursions.models.model import load_model
+from excursions.models.processes import Processes
 from excursions.params import RECIPES, UserError
-from excursions.processes import Processes
+from excursions.results import tables as results
 from excursions.rollout.torch_engine import TorchEngine
-from excursions.runs import Run, fingerprint, is_current, train_run, train_runs
+from excursions.study import code, equality, one_run
+from excursions.study.one_run import train_run
+from excursions.study.plan import describe_plan
+from excursions.study.pool import train_runs
+from excursions.study.run import Run, about, fingerprint, status
+from excursions.training import recipes
 
 TIMES = ["step_time", "share_rollout", "share_grading", "share_training", "sft_time"]
 
@@ -36,7 +42,7 @@ def contents(folder):
 
 def killed_at(monkeypatch, recipe, step):
     """The next training of the recipe stops before this step."""
-    make = runs.training
+    make = one_run.training
 
     def made(*args):
         work = make(*args)
@@ -48,27 +54,27 @@ def killed_at(monkeypatch, recipe, step):
                 raise KeyboardInterrupt
             return work.update(n)
 
-        monkeypatch.setattr(runs, "training", make)
+        monkeypatch.setattr(one_run, "training", make)
         return replace(work, update=update)
 
-    monkeypatch.setattr(runs, "training", made)
+    monkeypatch.setattr(one_run, "training", made)
 
 
 @pytest.mark.parametrize("recipe", ["parallel", "sft_rl"])
 def test_a_killed_run_resumes_to_the_same_bytes(project, smoke, monkeypatch, recipe):
-    monkeypatch.setattr(runs, "SAVE_EVERY", 1)
+    monkeypatch.setattr(one_run, "SAVE_EVERY", 1)
     scale = replace(smoke, rl=replace(smoke.rl, steps=3), parallel=replace(smoke.parallel, steps=3))
     run = Run("smoke", "main", "p88", recipe, 0)
-    train_run(run, scale, project)
+    train_run(run, scale, project, Processes())
     straight = contents(run.folder(project))
     shutil.rmtree(project / "results")
     shutil.rmtree(project / "scratch")
     killed_at(monkeypatch, recipe, 3)
     with pytest.raises(KeyboardInterrupt):
-        train_run(run, scale, project)
+        train_run(run, scale, project, Processes())
     assert not run.folder(project).exists()
     assert Processes().load_about(run.scratch(project) / "state")["step"] == 2
-    train_run(run, scale, project)
+    train_run(run, scale, project, Processes())
     assert contents(run.folder(project)) == straight
 
 
@@ -93,7 +99,7 @@ def test_all_recipes_side_by_side_keep_the_contract_and_are_not_computed_twice(p
     more = [*wanted, Run("smoke", "main", "p88", "base", 1)]
     assert train_runs(more, smoke, project) == more[-1:]
     assert "7 of 8 runs are there already, 1 to compute" in capsys.readouterr().out
-    plan = runs.describe_plan([*wanted, Run("smoke", "main", "p20", "rl", 0)], smoke, project)
+    plan = describe_plan([*wanted, Run("smoke", "main", "p20", "rl", 0)], smoke, project)
     assert plan[0].endswith("there") and "to compute, about" in plan[-2] and plan[-1].startswith("to compute: about")
 
 
@@ -107,7 +113,7 @@ def test_parameters_and_checkpoint_decide_what_is_current(project, smoke):
     weights = project / "checkpoints/smoke/main/p88/model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
     assert fingerprint(rl, smoke, project) != before
-    assert not is_current(rl, smoke, project)
+    assert status(rl, smoke, project) == "to compute"
 
 
 def test_a_failed_run_is_told_and_the_others_are_complete(project, smoke):
@@ -119,18 +125,14 @@ def test_a_failed_run_is_told_and_the_others_are_complete(project, smoke):
     assert (
         "p20 base seed-0" in str(error.value) and "damaged" in str(error.value) and "git checkout" in str(error.value)
     )
-    assert is_current(fine, smoke, project) and not broken.folder(project).exists()
+    assert status(fine, smoke, project) == "there" and not broken.folder(project).exists()
 
 
 def test_two_processes_cannot_compute_one_run(project, smoke):
-    import fcntl
-
     run = Run("smoke", "main", "p88", "base", 0)
-    run.scratch(project).mkdir(parents=True)
-    with (run.scratch(project) / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(run.scratch(project) / "lock", run.name):
         with pytest.raises(UserError, match="another process"):
-            train_run(run, smoke, project)
+            train_run(run, smoke, project, Processes())
 
 
 def test_parallel_with_weight_one_is_rl(suite, smoke):
@@ -138,8 +140,9 @@ def test_parallel_with_weight_one_is_rl(suite, smoke):
     models = []
     for recipe in ("rl", "parallel"):
         model, tokenizer = load_model(suite / "checkpoints/smoke/main/p88")
-        engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
-        work = recipes.training(recipe, model, tokenizer, engine, scale, 0)
+        engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer), tokenizer=tokenizer)
+        processes = Processes()
+        work = recipes.training(recipe, processes.place(model), tokenizer, engine, scale, 0, processes)
         for step in (1, 2):
             work.update(step)
         models.append(model)
@@ -156,8 +159,8 @@ def test_workers_end_when_the_process_that_wants_them_is_killed():
     starter = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     program = f"""
 import time
-from excursions import processes
-processes.end_with({starter.pid})
+from excursions.models import launch
+launch.end_with({starter.pid})
 print("at work", flush=True)
 time.sleep(100)
 """
@@ -166,3 +169,95 @@ time.sleep(100)
     starter.kill()
     starter.wait()
     assert worker.wait(timeout=20) == 1
+
+
+# ---- results cannot go stale
+
+
+def test_the_code_of_a_run_is_what_its_recipe_reaches(smoke):
+    rl, sft, base = (code.run_modules(recipe, smoke) for recipe in ("rl", "sft", "base"))
+    assert {"excursions.training.grpo", "excursions.grading.grade", "excursions.data.nano.corpus"} <= set(rl)
+    assert "excursions.training.grpo" not in sft and "excursions.training.sft" not in rl
+    assert not any(name.startswith("excursions.training") for name in base)
+    assert {*code.run_modules("sft_rl", smoke)} == {*rl, *sft}
+    assert not {"excursions.data.public", "excursions.rollout.vllm_engine", "excursions.params"} & set(rl)
+
+
+@pytest.mark.parametrize(
+    "after, same",
+    [
+        ("# why\ndef f(a):\n    'Doubles.'\n    return (a *\n            2)\n", True),
+        ("def f(a):\n    return a * 3\n", False),
+        ("def f(a):\n    return a * 2.0\n", False),
+        ("def f(b):\n    return b * 2\n", False),
+    ],
+)
+def test_comments_docstrings_and_layout_are_no_code(tmp_path, after, same):
+    digests = []
+    for name, text in (("before", "def f(a):\n    return a * 2\n"), ("after", after)):
+        package = tmp_path / name / "toy"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "module.py").write_text(text)
+        digests.append(code.reached(("toy.module",), package))
+    assert (digests[0] == digests[1]) is same
+
+
+@pytest.fixture
+def changed(project, smoke, monkeypatch):
+    """Three runs whose code is not what it was when they were computed."""
+    runs = [Run("smoke", "main", "p88", recipe, 0) for recipe in ("base", "rl", "sft_rl")]
+    train_runs(runs, smoke, project)
+    modules = code.run_modules
+    monkeypatch.setattr(code, "run_modules", lambda *args: modules(*args) | {"excursions.training.grpo": "edited"})
+    return runs
+
+
+def test_a_refactoring_is_shown_equal_and_stamped(project, smoke, changed, capsys):
+    assert {status(run, smoke, project) for run in changed} == {"code changed"}
+    assert describe_plan(changed, smoke, project)[-1].startswith("to show equal: 3 runs")
+    before = [contents(run.folder(project)) for run in changed]
+    assert train_runs(changed, smoke, project) == []
+    assert "0 to compute, 3 to show equal" in capsys.readouterr().out
+    assert {status(run, smoke, project) for run in changed} == {"there"}
+    assert [contents(run.folder(project)) for run in changed] == before
+    for run in changed:
+        found = about(run, project)["code"]
+        assert found["shown"].endswith("equal exactly") and found["computed_by"] != found["digest"]
+
+
+def test_a_run_whose_algorithm_was_edited_is_computed_again(project, smoke, changed, monkeypatch, capsys):
+    from excursions.training import rl
+
+    gradients = rl.rl_gradients
+
+    def tripled(*args, **named):
+        metrics = gradients(*args, **named)
+        return metrics | {"loss": metrics["loss"] * 3 + 1}
+
+    monkeypatch.setattr(rl, "rl_gradients", tripled)
+    assert equality.show_runs(changed, smoke, project) == changed[1:]
+    assert "not equal to its results (loss of step 1" in capsys.readouterr().out
+    assert [status(run, smoke, project) for run in changed] == ["there", "code changed", "code changed"]
+
+
+def test_a_null_parameter_changes_no_fingerprint(project, smoke):
+    run = Run("smoke", "main", "p88", "rl", 0)
+    before = fingerprint(run, smoke, project)
+    wider = make_dataclass("Rl", [("more", object, None)], bases=(type(smoke.rl),), frozen=True)
+    assert fingerprint(run, replace(smoke, rl=wider(**vars(smoke.rl))), project) == before
+    assert fingerprint(run, replace(smoke, rl=wider(**vars(smoke.rl), more=1)), project) != before
+
+
+def test_a_run_without_git_is_kept(project, smoke, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    run = Run("smoke", "main", "p88", "base", 0)
+    train_run(run, smoke, project, Processes())
+    assert about(run, project)["git_commit"] is None and about(run, project)["dirty"] is None
+
+
+def test_a_missing_suite_json_is_told_before_the_first_step(project, smoke):
+    (project / "checkpoints/smoke/main/suite.json").unlink()
+    with pytest.raises(UserError, match="suite.json: the file is missing"):
+        train_runs([Run("smoke", "main", "p88", "rl", 0)], smoke, project)
+    assert not (project / "scratch/smoke").exists()

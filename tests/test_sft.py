@@ -3,18 +3,20 @@
 import pytest
 import torch
 
-from excursions.evaluate import load_questions
-from excursions.model import load_model
-from excursions.parallel import averaged_step
-from excursions.pretrain import adamw
-from excursions.recipes import step_optimizer
-from excursions.sft import (
-    batch_indices,
+from excursions.data.batches import batch_indices
+from excursions.data.loading import load_questions
+from excursions.models.model import load_model
+from excursions.models.processes import Processes
+from excursions.params import Lora, UserError
+from excursions.training.optimizers import adamw, cosine, step_optimizer
+from excursions.training.parallel import averaged_step
+from excursions.training.sft import (
     completion_loss,
+    recomputing,
     sft_examples,
     sft_gradients,
-    sft_learning_rate,
     sft_steps,
+    split_examples,
 )
 
 
@@ -75,14 +77,61 @@ def test_the_split_by_length_changes_neither_loss_nor_gradient(checkpoint, quest
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     assert len(examples) > 8
-    assert sft_gradients(model, examples, tokenizer.pad_token_id)["sft_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert sft_gradients(model, examples, tokenizer.pad_token_id, Processes())["sft_loss"] == pytest.approx(
+        loss.item(), abs=1e-5
+    )
     for p, gradient in zip(model.parameters(), expected, strict=True):
         assert torch.allclose(p.grad, gradient, atol=1e-6)
 
 
+def test_micro_batches_by_tokens_and_checkpointing_change_neither_loss_nor_gradient(checkpoint, questions, smoke):
+    model, tokenizer = checkpoint
+    examples = sft_examples(questions, tokenizer, smoke.questions, seed=0, gold=True)[:40]
+    expected = sft_gradients(model, examples, tokenizer.pad_token_id, Processes())
+    gradients = [p.grad.clone() for p in model.parameters()]
+    longest = max(len(e.prompt_ids) + len(e.completion_ids) for e in examples)
+    for limit in (1, 2 * longest, 10_000):
+        parts = split_examples(examples, limit)
+        assert sorted(map(id, sum(parts, []))) == sorted(map(id, examples))
+        sizes = [len(part) * max(len(e.prompt_ids) + len(e.completion_ids) for e in part) for part in parts]
+        assert max(sizes) <= max(limit, longest) and (limit > 1 or len(parts) == len(examples))
+        model.zero_grad()
+        with recomputing(model, True):
+            assert model.is_gradient_checkpointing
+            found = sft_gradients(model.train(), examples, tokenizer.pad_token_id, Processes(), limit)
+        assert not model.is_gradient_checkpointing
+        assert found["sft_loss"] == pytest.approx(expected["sft_loss"], abs=1e-5)
+        for p, gradient in zip(model.parameters(), gradients, strict=True):
+            assert torch.allclose(p.grad, gradient, atol=1e-6)
+
+
+def test_adapters_begin_as_the_model_and_are_sampled_as_they_are_trained(checkpoint, questions, smoke):
+    model, tokenizer = checkpoint
+    examples = sft_examples(questions, tokenizer, smoke.questions, seed=0, gold=False)[:4]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    processes = Processes()
+    placed = processes.place(model, Lora(rank=2, alpha=4.0))
+    trained = [name for name, p in placed.named_parameters() if p.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    for name, p in processes.plain(placed).named_parameters():
+        assert torch.equal(p, before[name])
+    optimizer = adamw(placed, 1e-2, (0.9, 0.95), 0.0)
+    for _ in range(3):
+        sft_gradients(placed, examples, tokenizer.pad_token_id, processes)
+        step_optimizer(placed, optimizer, 1.0)
+    plain = processes.plain(placed)
+    ids = torch.tensor([examples[0].prompt_ids])
+    with torch.no_grad():
+        assert torch.allclose(plain(ids).logits, placed.eval()(ids).logits, atol=1e-5)
+    assert any(not torch.equal(p, before[name]) for name, p in plain.named_parameters())
+    assert plain.state_dict().keys() == before.keys()
+    with pytest.raises(UserError, match="lora.rank is 0; accepted: 1 or more"):
+        Processes().place(plain, Lora(rank=0, alpha=1.0))
+
+
 def test_schedule(smoke):
     assert sft_steps(16, smoke.sft, gold=False) == 1 and sft_steps(33, smoke.sft, gold=False) == 3
-    rates = [sft_learning_rate(step, 50, smoke.sft) for step in range(1, 51)]
+    rates = [cosine(step, 50, smoke.sft.learning_rate, smoke.sft.warmup_steps) for step in range(1, 51)]
     assert max(rates) == pytest.approx(smoke.sft.learning_rate) and rates[-1] == pytest.approx(0, abs=1e-9)
 
 
@@ -92,7 +141,7 @@ def updates(model, tokenizer, examples):
     optimizers = [adamw(model, rate, (0.9, 0.95), 0.0) for rate in (1e-3, 3e-3)]
 
     def update(i):
-        sft_gradients(model, halves[i], tokenizer.pad_token_id)
+        sft_gradients(model, halves[i], tokenizer.pad_token_id, Processes())
         return {f"norm{i}": step_optimizer(model, optimizers[i], 1.0)}
 
     return lambda: update(0), lambda: update(1)

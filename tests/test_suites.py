@@ -24,13 +24,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from excursions import cli, params, recipes, results
-from excursions.grpo import completion_logprobs
-from excursions.model import count_parameters, load_model, weight_files
-from excursions.params import Revision, Suite, UserError
-from excursions.runs import Run, train_run
-from excursions.sft import Example, completion_loss
-from excursions.suites import checkpoint_folder, prepare_suite, suite_checkpoints
+from excursions import cli, params
+from excursions.models.model import count_parameters, load_model, weight_files
+from excursions.models.scoring import completion_logprobs
+from excursions.models.suites import checkpoint_folder, prepare_suite, suite_checkpoints
+from excursions.params import PublicSuite, Revision, UserError
+from excursions.results import tables as results
+from excursions.study.one_run import train_run
+from excursions.study.run import Run
+from excursions.training import recipes
+from excursions.training.sft import Example, completion_loss
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -76,7 +79,7 @@ def folder(published, tmp_path) -> Path:
 def study_with(model: str | Path) -> params.Study:
     study = params.load(ROOT / "params.yaml")
     checkpoints = {"p01": Revision("step1000", 2_000), "p02": Revision("step3000", 6_000)}
-    return replace(study, suites={**study.suites, "tiny": Suite(str(model), 300_000, checkpoints)})
+    return replace(study, suites={**study.suites, "tiny": PublicSuite(str(model), 300_000, checkpoints)})
 
 
 # --- the form of a suite -------------------------------------------------------------------------------------------
@@ -135,7 +138,7 @@ def test_names_that_are_not_there_are_told_with_those_that_are(published, tmp_pa
     with pytest.raises(UserError, match="no suite of paper 'tinny'; accepted: main, .*tiny"):
         suite_checkpoints(study, "paper", "tinny", tmp_path)
     assert suite_checkpoints(study, "paper", "tiny", tmp_path) == ("p01", "p02")
-    assert suite_checkpoints(study, "paper", "main", tmp_path) == study.paper.pretrain.save
+    assert suite_checkpoints(study, "paper", "main", tmp_path) == study.scale("paper").pretrain.save
 
     gone = replace(study, suites={"tiny": replace(study.suites["tiny"], checkpoints={"p05": Revision("step7", 1)})})
     with pytest.raises(UserError, match="has no folder step7, .* found: step1000, step3000"):
@@ -147,7 +150,7 @@ def test_names_that_are_not_there_are_told_with_those_that_are(published, tmp_pa
     (own / "suite.json").write_text('{"parameters": 1, "tokens": {}, "total_tokens": 1}')
     with pytest.raises(UserError, match="a suite of our own pretraining; give"):
         prepare_suite(study, "nano", "tiny", ["p01"], tmp_path)
-    assert suite_checkpoints(study_with(published), "nano", "main", tmp_path) == study.nano.pretrain.save
+    assert suite_checkpoints(study_with(published), "nano", "main", tmp_path) == study.scale("nano").pretrain.save
 
 
 def test_suites_of_params_yaml_count_their_tokens_right():
@@ -326,7 +329,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(folder, tokenizer):
     with pytest.raises(UserError, match=f"has {len(tokenizer)} tokens, but the model's embedding only"):
         load_model(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer).save_pretrained(folder)
-    with pytest.raises(UserError, match="no end-of-text token.*eos_token in its tokenizer_config.json"):
+    with pytest.raises(UserError, match="no end token.*eos_token in its tokenizer_config.json"):
         load_model(folder)
 
 
@@ -409,5 +412,5 @@ def test_a_public_suite_is_trained_and_measured_like_our_own(hub_project, hub_sc
 
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
     assert cli.main(["notebook", "suite", "--root", str(root), "--scale", "paper", "-p", "suite=tiny"]) == 0
-    for file in ("figures/paper/suite_tiny.svg", "figures/paper/suite_tiny.png", "reports/paper/suite.html"):
+    for file in ("figures/paper/suite_tiny.svg", "figures/paper/suite_tiny.png", "reports/paper/suite_tiny.html"):
         assert (root / file).stat().st_size > 1000, file

@@ -1,23 +1,25 @@
-"""Sampling with transformers' own generate: the draws of the embedded engine, for any architecture."""
+"""Sampling with transformers' models: the draws of the embedded engine, for any architecture."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     PreTrainedTokenizerFast,
 )
 
 from excursions.params import UserError
-from excursions.rollout.sampler import sample_seed
+from excursions.rollout.sampler import Stop, sample_seed
 from excursions.rollout.torch_engine import TorchEngine
 from excursions.rollout.transformers_engine import TransformersEngine
 
@@ -69,15 +71,17 @@ def assert_same(found, expected, atol=1e-4):
 
 
 @pytest.mark.parametrize("temperature", [0, 0.6, 1.0])
-def test_draws_are_those_of_the_embedded_engine(temperature):
+@pytest.mark.parametrize("stop", [None, ["w11 w12", "w9"]])
+def test_draws_are_those_of_the_embedded_engine(temperature, stop):
     model = tiny()
     prompts = prompts_of(3, 20, 11)
-    request = {"max_new_tokens": 60, "temperature": temperature}
+    request = {"max_new_tokens": 60, "temperature": temperature, "stop": stop}
     ours = TransformersEngine(model, words()).generate(prompts, seeds_of(prompts, 6), **request)
-    embedded = TorchEngine(model, EOS, VOCAB).generate(prompts, seeds_of(prompts, 6), **request)
+    embedded = TorchEngine(model, EOS, VOCAB, tokenizer=words()).generate(prompts, seeds_of(prompts, 6), **request)
     assert_same(ours, embedded)
     if temperature:
-        assert {c.stop_reason for group in ours for c in group} == {"eos", "length"}
+        reasons = {c.stop_reason for group in ours for c in group}
+        assert reasons == {"eos", "length"} if stop is None else {"eos", "stop"} <= reasons
 
 
 @pytest.mark.parametrize("temperature", [0, 0.6, 1.0])
@@ -108,6 +112,101 @@ def test_greedy_equals_generate(model):
     assert found[0][0].stop_reason == "length"
 
 
+def test_prompts_that_begin_alike_are_computed_once_and_sampled_alike(model, monkeypatch):
+    alone = [prompt[::-1] for prompt in prompts_of(70, 9)]
+    common = prompts_of(66)[0]
+    prompts = [common + [5, 6, 7], alone[0], common + [8], common + [5, 6], alone[1], common]
+    engine = TransformersEngine(model, words())
+    computed, forward = [], engine.model.forward
+
+    def record(**kwargs):
+        computed.append(kwargs["input_ids"].numel())
+        return forward(**kwargs)
+
+    monkeypatch.setattr(engine.model, "forward", record)
+    found = engine.generate(prompts, seeds_of(prompts, 3), max_new_tokens=20, temperature=1.0)
+    # the common beginning once (but its last token, from which one of the prompts goes on), then four ends of up to 4
+    assert sorted(computed, reverse=True)[:3] == [2 * 70, 65, 4 * 4]
+    for p, prompt in enumerate(prompts):
+        one_by_one = engine.generate([prompt], [seeds_of(prompts, 3)[p]], max_new_tokens=20, temperature=1.0)
+        assert_same([found[p]], one_by_one)
+
+
+def test_a_model_with_sliding_windows_is_sampled_as_it_is():
+    model = tiny(MistralForCausalLM, MistralConfig, num_key_value_heads=2, sliding_window=8)
+    common = prompts_of(66)[0]
+    prompts = [common + [5, 6, 7], common + [8], *prompts_of(9)]
+    engine = TransformersEngine(model, words(), max_batch_tokens=200)  # several batches
+    for temperature in (0, 1.0):
+        groups = engine.generate(prompts, seeds_of(prompts, 3), max_new_tokens=20, temperature=temperature)
+        for prompt, group in zip(prompts, groups, strict=True):
+            for c in group:
+                ids = torch.tensor([prompt + c.token_ids])
+                with torch.inference_mode():
+                    logits = model(ids).logits[0, len(prompt) - 1 : -1, :VOCAB]
+                expected = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).squeeze(1)
+                torch.testing.assert_close(torch.tensor(c.logprobs), expected, atol=1e-4, rtol=0)
+
+
+# --- Stop strings ---
+
+
+def bytes_tokenizer(*words: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of single characters and these words."""
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    vocab = {word: i for i, word in enumerate(["<eos>", *sorted(letters), *words])}
+    level = Tokenizer(models.WordLevel(vocab, unk_token="<eos>"))
+    level.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=level, eos_token="<eos>")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "kept"),
+    [
+        (["5", "Ċ", "Ċ", "Question", ":"], "\n\nQuestion:", ["5"]),
+        (["5", "ĊĊ", "Question", ":"], "\n\nQuestion:", ["5"]),
+        (["5", "}ĊĊ", "Question", ":"], "\n\nQuestion:", ["5", "}ĊĊ"]),  # without it the answer would be another
+        (["5", "Ġ", "Question", ":"], "Question:", ["5"]),  # the space goes with it
+        (["Question", ":"], "Question:", ["Question"]),  # at least one
+        (["5", "Ċ", "Question"], "\n\nQuestion:", None),
+        (["5", ":", "Ċ", "x", "y"], ["yx", "xy"], ["5", ":"]),
+        (["5", "Ã", "©"], "é", ["5"]),
+    ],
+)
+def test_the_tokens_of_the_text_before_the_stop_string_are_kept(pieces, stop, kept):
+    tokenizer = bytes_tokenizer("ĊĊ", "Question", "}ĊĊ")
+    ids = tokenizer.convert_tokens_to_ids(pieces)
+    stopping = Stop(tokenizer, stop)
+    assert stopping.kept(ids) == (None if kept is None else len(kept))
+    if kept is not None:
+        assert stopping.may_end_v[ids[-1]]
+
+
+def test_a_stop_string_ends_what_would_have_gone_on(model):
+    prompts = prompts_of(3, 20)
+    request = {"max_new_tokens": 60, "temperature": 1.0}
+    engine = TransformersEngine(model, words())
+    plain = engine.generate(prompts, seeds_of(prompts, 8), **request)
+    stopped = engine.generate(prompts, seeds_of(prompts, 8), stop=["w11 w12", "w9"], **request)
+    reasons = set()
+    for before, after in zip(sum(plain, []), sum(stopped, []), strict=True):
+        text = " ".join(f"w{i}" for i in before.token_ids) + " "
+        ends = [at for at in (text.find("w11 w12 "), text.find("w9 ")) if at >= 0]
+        length = max(1, len(text[: min(ends)].split())) if ends else len(before.token_ids)
+        assert after.token_ids == before.token_ids[:length]
+        np.testing.assert_allclose(after.logprobs, before.logprobs[:length], atol=1e-4)
+        assert after.stop_reason == ("stop" if ends else before.stop_reason)
+        reasons.add(after.stop_reason)
+    assert reasons == {"stop", "eos", "length"} or reasons == {"stop", "eos"}
+
+
+def test_an_empty_stop_string_is_refused_and_text_needs_a_tokenizer():
+    with pytest.raises(ValueError, match="give the engine its tokenizer"):
+        TorchEngine(tiny(), EOS, VOCAB).generate([[1]], [[0]], max_new_tokens=2, temperature=1.0, stop="w5")
+    with pytest.raises(UserError, match="A stop string is empty"):
+        TransformersEngine(tiny(), words()).generate([[1]], [[0]], max_new_tokens=2, temperature=1.0, stop="")
+
+
 def test_neither_batching_nor_order_changes_a_sample(model):
     prompts = prompts_of(3, 20, 11, 40)
     seeds = seeds_of(prompts, 3)
@@ -125,18 +224,17 @@ def test_neither_batching_nor_order_changes_a_sample(model):
 
 def test_no_batch_is_larger_than_the_limit(monkeypatch):
     model = tiny()
-    engine = TransformersEngine(model, words(), max_batch_tokens=150)
-    sizes = []
-    generate = engine.model.generate
+    engine = TransformersEngine(model, words(eos=None), max_batch_tokens=150)
+    cached, forward = [], engine.model.forward
 
-    def record(ids, **kwargs):
-        sizes.append(len(ids) * (ids.shape[1] + 30))
-        return generate(ids, **kwargs)
+    def record(**kwargs):
+        cached.append(kwargs["attention_mask"].numel())
+        return forward(**kwargs)
 
-    monkeypatch.setattr(engine.model, "generate", record)
+    monkeypatch.setattr(engine.model, "forward", record)
     prompts = prompts_of(3, 20, 11, 40)
     engine.generate(prompts, seeds_of(prompts, 5), max_new_tokens=30, temperature=1.0)
-    assert len(sizes) > 4 and max(sizes) <= 150
+    assert 130 < max(cached) <= 150
 
 
 def test_padded_ids_are_never_sampled():

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from excursions.nano import lexicon as lex
-from excursions.nano.benchmarks import BENCHMARKS, make_items
-from excursions.nano.world import World, general_document, is_reserved_pair, words, zipf_cumulative
+from excursions.data.nano import lexicon as lex
+from excursions.data.nano.benchmarks import BENCHMARKS, make_items
+from excursions.data.nano.world import World, general_document, is_reserved_pair, words, zipf_cumulative
 from excursions.params import UserError
 
 DOCUMENTS = 30_000

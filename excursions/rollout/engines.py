@@ -21,7 +21,7 @@ def start_engine(
     """
     one_of(params.name, ENGINES, "engine (key '<scale>.engine.name' of params.yaml)")
     if params.name == "torch":
-        return TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
+        return TorchEngine(model, tokenizer.eos_token_id, len(tokenizer), tokenizer=tokenizer)
     if params.name == "transformers":
         return TransformersEngine(model, tokenizer)
     return VllmEngine(model, tokenizer, params.kv_cache_gb, local_rank)

@@ -3,18 +3,25 @@
 Randomness is counter-based. The uniform number behind token t of a sample is a function of the sample's
 seed and of t alone, and the seed is a hash of (run seed, step, question, sample). So a draw does not depend
 on which other samples share its batch, on their order, or on whether the run was interrupted and resumed.
+
+Where a completion ends: with the EOS, which belongs to it; at a stop string, which does not; or after max_new_tokens.
+Of a completion that holds a stop string the tokens are kept that hold the text before it (without the white space
+between the two), and at least one. So what is graded is what is scored: the loss covers the draws that made the answer,
+and none of those that began the next question. A token that holds the end of the answer and the beginning of the stop
+string, such as "}\\n\\n", is kept: without it the answer would be another.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from excursions.params import UserError
 
@@ -27,18 +34,27 @@ class Completion:
 
     token_ids: list[int]  # the EOS is the last one if it was sampled; it is never added by hand
     logprobs: list[float]  # of each token under log_softmax(logits / T), the distribution it was drawn from
-    stop_reason: Literal["eos", "length"]
+    stop_reason: Literal["eos", "stop", "length"]
 
 
 class Sampler(Protocol):
     """What the recipes and the evaluation need from an engine."""
 
+    context: int  # tokens of a prompt and its completion together
+
     def generate(
-        self, prompts: list[list[int]], seeds_pg: list[list[int]], *, max_new_tokens: int, temperature: float
+        self,
+        prompts: list[list[int]],
+        seeds_pg: list[list[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        stop: str | Sequence[str] | None = None,
     ) -> list[list[Completion]]:
         """Sample one completion of prompt p for each seed in seeds_pg[p]; the order of both is kept.
 
-        Temperature 0 is greedy; its log-probabilities are those of temperature 1.
+        Temperature 0 is greedy; its log-probabilities are those of temperature 1. stop: strings that end a completion
+        when its text holds one of them (see above for what is kept of it).
         """
         ...
 
@@ -87,6 +103,108 @@ def draw(logits_b: Tensor, uniform_b: Tensor, temperature: float) -> tuple[Tenso
     token_b = torch.searchsorted(cdf, uniform_b[:, None] * cdf[:, -1:], right=True)
     token_b.clamp_(max=logits_b.shape[1] - 1)  # where the product rounds up to the whole sum
     return token_b.squeeze(1), p.gather(1, token_b).squeeze(1).log()
+
+
+class Stop:
+    """Stop strings, found in the text of token ids as the tokenizer decodes them, without special tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, strings: str | Sequence[str] | None) -> None:
+        self.strings = [strings] if isinstance(strings, str) else [*(strings or ())]
+        if "" in self.strings:
+            raise UserError("A stop string is empty; accepted: text of at least one character, or no stop string.")
+        if self.strings and tokenizer is None:
+            raise ValueError("Stop strings are found in text: give the engine its tokenizer.")
+        self.tokenizer = tokenizer
+        self.may_end_v: Tensor | None = None  # (V): tokens that could be the last of a stop string
+        if self.strings:
+            last = {string[-1] for string in self.strings}
+            texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+            # alone a token may lose its space, and a part of a character is no character
+            unsure = " " in last or not all(map(str.isascii, last))
+            self.may_end_v = torch.tensor([unsure or not last.isdisjoint(text) for text in texts])
+
+    def of(self, strings: str | Sequence[str] | None) -> Stop:
+        """That of other strings, which is this one where they are the same: reading a vocabulary takes a while."""
+        other = [strings] if isinstance(strings, str) else [*(strings or ())]
+        return self if other == self.strings else Stop(self.tokenizer, other)
+
+    def kept(self, token_ids: list[int]) -> int | None:
+        """How many of the tokens are kept if a stop string has just been completed; else None."""
+        text = self._text(token_ids)
+        found = [at for at in map(text.find, self.strings) if at >= 0]
+        if not found:
+            return None
+        before, kept = text[: min(found)].rstrip(), len(token_ids)
+        while kept > 1 and self._text(token_ids[: kept - 1]).startswith(before):
+            kept -= 1
+        return kept
+
+    def _text(self, token_ids: list[int]) -> str:
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+class Samples:
+    """The completions of a batch while an engine draws them, one token of each row at a time.
+
+    Rows that have ended may stay in the batch: what is drawn for them is forgotten.
+    """
+
+    def __init__(
+        self, seeds: list[int], max_new_tokens: int, temperature: float, eos_token_id: int | None, stop: Stop, device
+    ) -> None:
+        self.temperature, self.stop, self.max_new_tokens = temperature, stop, max_new_tokens
+        self.eos_token_id = -1 if eos_token_id is None else eos_token_id
+        self.uniform_bt = torch.from_numpy(uniforms(seeds, max_new_tokens)).to(device)
+        self.token_bt = torch.zeros(len(seeds), max_new_tokens, dtype=torch.long, device=device)
+        self.logp_bt = torch.zeros(len(seeds), max_new_tokens, device=device)
+        self.may_end_v = None if stop.may_end_v is None else stop.may_end_v.to(device)
+        self.row_b = torch.arange(len(seeds), device=device)  # which completion each row of the batch is
+        self.running_b = torch.ones(len(seeds), dtype=torch.bool, device=device)
+        self.length_b = [max_new_tokens] * len(seeds)
+        self.reason_b = ["length"] * len(seeds)
+        self.drawn = 0  # tokens of each row
+
+    def draw(self, logits_b: Tensor) -> Tensor:
+        """The next token of each row of the batch, drawn from logits (B, V)."""
+        t = self.drawn
+        token_b, logp_b = draw(logits_b, self.uniform_bt[self.row_b, t], self.temperature)
+        self.token_bt[self.row_b, t] = token_b
+        self.logp_bt[self.row_b, t] = logp_b
+        self.drawn += 1
+        ended_b = self.running_b & (token_b == self.eos_token_id)
+        for row in self.row_b[ended_b].tolist():
+            self.length_b[row], self.reason_b[row] = t + 1, "eos"
+        if self.may_end_v is not None:
+            for place in (self.running_b & ~ended_b & self.may_end_v[token_b]).nonzero().flatten().tolist():
+                row = int(self.row_b[place])
+                kept = self.stop.kept(self.token_bt[row, : t + 1].tolist())
+                if kept is not None:
+                    self.length_b[row], self.reason_b[row] = kept, "stop"
+                    ended_b[place] = True
+        self.running_b = self.running_b & ~ended_b
+        return token_b
+
+    def keep(self, place_b: Tensor) -> None:
+        """Reduce the batch to the rows at these places, in this order."""
+        self.row_b, self.running_b = self.row_b[place_b], self.running_b[place_b]
+
+    def completions(self) -> list[Completion]:
+        """What was drawn, in the order of the seeds."""
+        rows = zip(self.token_bt.tolist(), self.logp_bt.tolist(), self.length_b, self.reason_b, strict=True)
+        return [Completion(ids[:length], logps[:length], reason) for ids, logps, length, reason in rows]
+
+
+def places_to_keep(running_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which place each row that stays had; and, of these, the holes and the places whose rows fill them.
+
+    The holes are filled with the last rows: no more rows are moved than dropped.
+    """
+    n_kept = int(running_b.sum())
+    keep = torch.arange(n_kept, device=running_b.device)
+    holes = (~running_b[:n_kept]).nonzero().squeeze(1)
+    moved = running_b[n_kept:].nonzero().squeeze(1) + n_kept
+    keep[holes] = moved
+    return keep, holes, moved
 
 
 def check_request(

@@ -20,34 +20,21 @@ key/value heads, R = H / K, D head width, C = 32 tokens of a block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import Olmo2ForCausalLM
+from transformers import Olmo2ForCausalLM, PreTrainedTokenizerBase
 
+from excursions.models.olmo2 import Olmo2, unlike
 from excursions.params import UserError
-from excursions.rollout.sampler import Completion, check_request, check_vocabulary, draw, uniforms
+from excursions.rollout.sampler import Completion, Samples, Stop, check_request, check_vocabulary, places_to_keep
 
 BLOCK = 32  # completion tokens in one block of the cache
 OTHERS = "in params.yaml, set <scale>.engine.name to transformers or vllm."  # engines of other architectures
 BUCKET_ROWS = 128  # rows whose prompts are padded to one length: with fewer, kernels cost more than padding
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """One layer's weights in fp32, matrices as (in, out); q and k ordered for the complex rotary."""
-
-    qkv: Tensor
-    q_norm: Tensor  # times D^-0.5
-    k_norm: Tensor
-    out: Tensor
-    post_attention_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
-    post_mlp_norm: Tensor
 
 
 @dataclass(frozen=True)
@@ -64,7 +51,7 @@ class TorchEngine:
 
     Without an EOS (None) every completion has max_new_tokens tokens. Ids >= vocab_size (padded rows of the
     embedding) are never sampled. `max_batch_tokens` bounds memory: so many tokens, of prompts and completions
-    together, may have their keys and values cached at a time (at nano scale 4 kB each).
+    together, may have their keys and values cached at a time (at nano scale 4 kB each). `tokenizer`: for stop strings.
     """
 
     def __init__(
@@ -73,13 +60,14 @@ class TorchEngine:
         eos_token_id: int | None,
         vocab_size: int,
         max_batch_tokens: int = 65_536,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         if eos_token_id is not None and not 0 <= eos_token_id < vocab_size:
             raise UserError(
                 f"eos_token_id is {eos_token_id}: it must be an id of the vocabulary, 0 to {vocab_size - 1}."
             )
-        self.eos_token_id = -1 if eos_token_id is None else eos_token_id
-        self.vocab_size = vocab_size
+        self.eos_token_id, self.vocab_size = eos_token_id, vocab_size
+        self.stop = Stop(tokenizer, None)
         self.max_batch_tokens = max_batch_tokens
         self.load_weights(model)
 
@@ -88,59 +76,32 @@ class TorchEngine:
     @torch.inference_mode()
     def load_weights(self, model: Olmo2ForCausalLM) -> None:
         """Copy the model's weights (a later update of the model does not show until this is called again)."""
-        _check_architecture(model)
+        if wrong := unlike(model):
+            raise UserError(f"The embedded engine cannot run this model: {wrong}; {OTHERS}")
         check_vocabulary(self.vocab_size, model)
-        config = model.config
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = config.hidden_size // self.heads
-        self.eps, self.context = config.rms_norm_eps, config.max_position_embeddings
-        weights = {name: p.detach().to(torch.float32, copy=True) for name, p in model.state_dict().items()}
-        self.embedding = weights["model.embed_tokens.weight"]
-        self.final_norm = weights["model.norm.weight"]
-        self.head = weights["lm_head.weight"][: self.vocab_size].t().contiguous()
-        self.layers = [self._layer(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
-        theta = config.rope_parameters["rope_theta"]
-        frequency = theta ** -(torch.arange(0, self.head_dim, 2).float() / self.head_dim)
-        angle = torch.outer(torch.arange(self.context).float(), frequency)
-        rotary = torch.polar(torch.ones_like(angle), angle)  # (context, D/2), complex
-        self.rotary = rotary.to(self.embedding.device)
+        self.context = model.config.max_position_embeddings
+        self.model = Olmo2(model, self.vocab_size, lambda p: p.detach().to(torch.float32, copy=True))
 
     def close(self) -> None:
         """Drop the weights."""
-        del self.embedding, self.final_norm, self.head, self.layers
-
-    def _layer(self, weights: dict[str, Tensor], prefix: str) -> _Layer:
-        def get(name: str) -> Tensor:
-            return weights[f"{prefix}{name}.weight"]
-
-        def paired(x: Tensor) -> Tensor:
-            """Transformers rotates dimension i with i + D/2; put the two side by side, as one complex number.
-
-            Queries and keys are permuted alike, so their products do not change.
-            """
-            return x.unflatten(0, (-1, 2, self.head_dim // 2)).transpose(1, 2).flatten(0, 2)
-
-        q, k = paired(get("self_attn.q_proj")), paired(get("self_attn.k_proj"))
-        return _Layer(
-            qkv=torch.cat([q, k, get("self_attn.v_proj")]).t().contiguous(),
-            q_norm=paired(get("self_attn.q_norm")) * self.head_dim**-0.5,
-            k_norm=paired(get("self_attn.k_norm")),
-            out=get("self_attn.o_proj").t().contiguous(),
-            post_attention_norm=get("post_attention_layernorm"),
-            gate_up=torch.cat([get("mlp.gate_proj"), get("mlp.up_proj")]).t().contiguous(),
-            down=get("mlp.down_proj").t().contiguous(),
-            post_mlp_norm=get("post_feedforward_layernorm"),
-        )
+        del self.model
 
     # ---- batches ----
 
     @torch.inference_mode()
     def generate(
-        self, prompts: list[list[int]], seeds_pg: list[list[int]], *, max_new_tokens: int, temperature: float
+        self,
+        prompts: list[list[int]],
+        seeds_pg: list[list[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        stop: str | Sequence[str] | None = None,
     ) -> list[list[Completion]]:
         """See `Sampler.generate`. UserError for a prompt that is empty, too long or has unknown ids."""
-        n_ids = len(self.embedding)
+        n_ids = len(self.model.embedding)
         check_request(prompts, seeds_pg, max_new_tokens, temperature, context=self.context, n_ids=n_ids)
+        self.stop = self.stop.of(stop)
         completions: list[list[Completion | None]] = [[None] * len(seeds) for seeds in seeds_pg]
         for rows in self._batches(prompts, seeds_pg, max_new_tokens):
             batch = self._generate_batch(prompts, rows, max_new_tokens, temperature)
@@ -172,94 +133,60 @@ class TorchEngine:
     def _generate_batch(
         self, prompts: list[list[int]], rows: list[_Row], max_new_tokens: int, temperature: float
     ) -> list[Completion]:
-        device = self.embedding.device
+        device = self.model.embedding.device
         chosen = list(dict.fromkeys(row.prompt for row in rows))
         number = {p: i for i, p in enumerate(chosen)}
         prompt_b = torch.tensor([number[row.prompt] for row in rows], device=device)
-        uniform_bt = torch.from_numpy(uniforms([row.seed for row in rows], max_new_tokens)).to(device)
-        token_bt = torch.zeros(len(rows), max_new_tokens, dtype=torch.long, device=device)
-        logp_bt = torch.zeros(len(rows), max_new_tokens, device=device)
-        length_b = torch.full((len(rows),), max_new_tokens, device=device)
-
+        samples = Samples([row.seed for row in rows], max_new_tokens, temperature, self.eos_token_id, self.stop, device)
         logits_p, cache = self._prefill([prompts[p] for p in chosen], prompt_b)
         if not torch.isfinite(logits_p).all():
             raise UserError("The model's logits are not finite: its file is damaged or its training diverged.")
         logits_b = logits_p[prompt_b]
-        alive_b = torch.arange(len(rows), device=device)  # which row of the outputs each row of the batch is
-        for t in range(max_new_tokens):
-            token_b, logp_b = draw(logits_b, uniform_bt[alive_b, t], temperature)
-            token_bt[alive_b, t] = token_b
-            logp_bt[alive_b, t] = logp_b
-            ended_b = (token_b == self.eos_token_id) & (length_b[alive_b] == max_new_tokens)
-            length_b[alive_b[ended_b]] = t + 1
-            running_b = length_b[alive_b] == max_new_tokens
+        while True:
+            token_b, running_b = samples.draw(logits_b), samples.running_b
             n_running = int(running_b.sum())
-            if t + 1 == max_new_tokens or n_running == 0:
-                break
+            if samples.drawn == max_new_tokens or n_running == 0:
+                return samples.completions()
             if n_running <= 0.95 * len(running_b):  # moving a row costs about two steps of computing it
                 keep = cache.drop(running_b)
-                alive_b, token_b = alive_b[keep], token_b[keep]
+                samples.keep(keep)
+                token_b = token_b[keep]
             logits_b = self._step(token_b, cache)
-
-        completions = []
-        outputs = (length_b.tolist(), token_bt.tolist(), logp_bt.tolist())
-        for length, token_ids, logprobs in zip(*outputs, strict=True):
-            reason = "eos" if token_ids[length - 1] == self.eos_token_id else "length"
-            completions.append(Completion(token_ids[:length], logprobs[:length], reason))
-        return completions
 
     # ---- the model ----
 
     def _prefill(self, prompts: list[list[int]], prompt_b: Tensor) -> tuple[Tensor, _Cache]:
         """Run the prompts, a few of like length at a time; logits (P, vocab_size) of what follows each."""
-        device = self.embedding.device
+        model, device = self.model, self.model.embedding.device
         length_p = torch.tensor([len(prompt) for prompt in prompts], device=device)
         logits, buckets = [], []
         for number_p in torch.arange(len(prompts)).split(max(1, BUCKET_ROWS * len(prompts) // len(prompt_b))):
             longest = int(length_p[number_p].max())
             # padded on the right, which causal attention never sees
             ids = [prompts[p] + [0] * (longest - len(prompts[p])) for p in number_p.tolist()]
-            x = self.embedding[torch.tensor(ids, device=device)]
-            bucket = _Prompts(number_p.to(device), length_p[number_p], self.kv_heads)
-            for layer in self.layers:
-                q, k, v = (z.transpose(1, 2) for z in self._qkv(x, layer, self.rotary[:longest, None]))
+            x = model.embedding[torch.tensor(ids, device=device)]
+            bucket = _Prompts(number_p.to(device), length_p[number_p], model.kv_heads)
+            for layer in model.layers:
+                q, k, v = (z.transpose(1, 2) for z in model.qkv(x, layer, model.rotary[:longest, None]))
                 bucket.keys.append(k.transpose(0, 1).contiguous())
                 bucket.values.append(v.transpose(0, 1).contiguous())
                 attended = F.scaled_dot_product_attention(
-                    q, k, v, is_causal=True, scale=1.0, enable_gqa=self.heads != self.kv_heads
+                    q, k, v, is_causal=True, scale=1.0, enable_gqa=model.heads != model.kv_heads
                 )
-                x = self._after_attention(x, attended.transpose(1, 2).flatten(2), layer)
-            logits.append(self._logits(x[torch.arange(len(ids), device=device), length_p[number_p] - 1]))
+                x = model.after_attention(x, attended.transpose(1, 2).flatten(2), layer)
+            logits.append(model.logits(x[torch.arange(len(ids), device=device), length_p[number_p] - 1]))
             buckets.append(bucket)
-        return torch.cat(logits), _Cache(len(self.layers), buckets, prompt_b, length_p[prompt_b])
+        return torch.cat(logits), _Cache(len(model.layers), buckets, prompt_b, length_p[prompt_b])
 
     def _step(self, token_b: Tensor, cache: _Cache) -> Tensor:
         """Append one token to every row; logits (B, vocab_size) of what follows it."""
-        x = self.embedding[token_b]
-        rotary = self.rotary[cache.next_positions()][:, None]
-        for i, layer in enumerate(self.layers):
-            q, k, v = self._qkv(x, layer, rotary)
-            x = self._after_attention(x, cache.attend(i, q, k, v), layer)
+        x = self.model.embedding[token_b]
+        rotary = self.model.rotary[cache.next_positions()][:, None]
+        for i, layer in enumerate(self.model.layers):
+            q, k, v = self.model.qkv(x, layer, rotary)
+            x = self.model.after_attention(x, cache.attend(i, q, k, v), layer)
         cache.tokens += 1
-        return self._logits(x)
-
-    def _qkv(self, x: Tensor, layer: _Layer, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (..., hidden) -> q (..., H, D) rotated and scaled, k (..., K, D) rotated, v (..., K, D)."""
-        d = self.head_dim
-        q, k, v = (x @ layer.qkv).split([self.heads * d, self.kv_heads * d, self.kv_heads * d], dim=-1)
-        q = F.rms_norm(q, q.shape[-1:], layer.q_norm, self.eps)
-        k = F.rms_norm(k, k.shape[-1:], layer.k_norm, self.eps)
-        q, k = (_rotate(z.unflatten(-1, (-1, d // 2, 2)), rotary) for z in (q, k))
-        return q, k, v.unflatten(-1, (-1, d))
-
-    def _after_attention(self, x: Tensor, attended: Tensor, layer: _Layer) -> Tensor:
-        """Output projection and MLP, each normalized before it is added to the residual stream (OLMo2)."""
-        x = x + F.rms_norm(attended @ layer.out, x.shape[-1:], layer.post_attention_norm, self.eps)
-        gate, up = (x @ layer.gate_up).chunk(2, dim=-1)
-        return x + F.rms_norm((F.silu(gate) * up) @ layer.down, x.shape[-1:], layer.post_mlp_norm, self.eps)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.final_norm, self.eps) @ self.head
+        return self.model.logits(x)
 
 
 class _Cache:
@@ -311,19 +238,12 @@ class _Cache:
         return attended.view_as(q), log_sum.unflatten(0, q.shape[:2])
 
     def drop(self, running_b: Tensor) -> Tensor:
-        """Forget the rows that are not running; returns which old row each kept row was.
-
-        The holes are filled with the last rows: no more rows are moved than dropped.
-        """
-        n_kept = int(running_b.sum())
-        keep = torch.arange(n_kept, device=running_b.device)
-        holes = (~running_b[:n_kept]).nonzero().squeeze(1)
-        moved = running_b[n_kept:].nonzero().squeeze(1) + n_kept
-        keep[holes] = moved
+        """Forget the rows that are not running; returns which old row each kept row was."""
+        keep, holes, moved = places_to_keep(running_b)
         for blocks in (*self.blocks_k, *self.blocks_v):
             for j, b in enumerate(blocks):
                 b[holes] = b[moved]
-                blocks[j] = b[:n_kept]
+                blocks[j] = b[: len(keep)]
         self.prompt_b, self.length_b = self.prompt_b[keep], self.length_b[keep]
         self._group_rows()
         return keep
@@ -385,28 +305,8 @@ class _Prompts:
         return torch.arange(per_prompt, device=prompt_b.device) < count_p[:, None]
 
 
-def _rotate(pairs: Tensor, rotary: Tensor) -> Tensor:
-    """Rotary embedding: pairs (..., heads, D/2, 2), as complex numbers, times rotary; (..., heads, D)."""
-    return torch.view_as_real(torch.view_as_complex(pairs) * rotary).flatten(-2)
-
-
 def _softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Softmax over the last dimension, and the logarithm (..., 1) of its denominator."""
     weights = scores.softmax(dim=-1)
     # from the largest of each row, where the weight is at least 1 / n: cheaper than logsumexp, as exact
     return weights, scores.amax(dim=-1, keepdim=True) - weights.amax(dim=-1, keepdim=True).log()
-
-
-def _check_architecture(model: Olmo2ForCausalLM) -> None:
-    if not isinstance(model, Olmo2ForCausalLM):
-        raise UserError(f"The embedded engine runs Olmo2ForCausalLM only, not {type(model).__name__}; {OTHERS}")
-    config = model.config
-    needed = {
-        "hidden_act": (config.hidden_act, "silu"),
-        "attention_bias": (config.attention_bias, False),
-        "rope_parameters.rope_type": (config.rope_parameters["rope_type"], "default"),
-        "head_dim": (getattr(config, "head_dim", None), None),
-    }
-    for key, (found, accepted) in needed.items():
-        if found != accepted:
-            raise UserError(f"config.json: {key} is {found!r}; the embedded engine runs {accepted!r} only; {OTHERS}")

@@ -1,31 +1,48 @@
-"""Sampling any causal language model of transformers with the model's own `generate`.
+"""Sampling any causal language model of transformers, step by step with the model's own forward pass.
 
 For architectures that the embedded engine does not know, where vLLM is not at hand. The draws are those of the
-embedded engine: `generate` is asked for greedy decoding, and a logits processor leaves it one token to choose,
-found from the sample's own uniform number (see `sampler`). So what is sampled is what is scored, and neither the
-batch nor the model's generation_config (its temperature, top-k, penalties, more EOS ids) has a say.
+embedded engine, each found from the sample's own uniform number (see `sampler`): what is sampled is what is scored,
+and neither the batch nor the model's generation_config (its temperature, top-k, penalties, more EOS ids) has a say.
 
-Left out: sharing the prompt within a group, and dropping rows that have ended; vLLM does both.
+Where the speed comes from:
+- the tokens with which many prompts begin alike (the worked examples of a few-shot prompt) are computed once for all
+  of them, and a prompt once for all its samples;
+- rows that have ended leave the batch;
+- keys and values lie in buffers made once for all the tokens to come;
+- on a CPU the heads of a group attend to their one key, where transformers would copy it for each head under a mask.
+
+A model with layers of another kind than full attention (sliding windows) gets transformers' own cache, and its prompts
+share no beginning: the place of a token would not tell its distance.
+
+Shapes: B rows (samples being drawn), P prompts, K key/value heads, D head width.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from os.path import commonprefix
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoModelForCausalLM,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
+    Cache,
+    DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.cache_utils import DynamicLayer
+from transformers.masking_utils import sdpa_mask
 
 from excursions.params import UserError
-from excursions.rollout.sampler import Completion, check_request, check_vocabulary, draw, uniforms
+from excursions.rollout.sampler import Completion, Samples, Stop, check_request, check_vocabulary, places_to_keep
+
+SHARED = 64  # tokens: prompts that begin with the same are taken to share their worked examples
 
 
 class TransformersEngine:
@@ -40,14 +57,16 @@ class TransformersEngine:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_batch_tokens: int = 65_536
     ) -> None:
         check_vocabulary(len(tokenizer), model)
-        self.eos_token_id, self.vocab_size = tokenizer.eos_token_id, len(tokenizer)
+        self.tokenizer, self.vocab_size, self.stop = tokenizer, len(tokenizer), Stop(tokenizer, None)
         self.context = model.config.max_position_embeddings
         self.max_batch_tokens = max_batch_tokens
         # A model of its own, not a deep copy: that would take along hooks, and whatever else wraps the trainer's.
         gpus = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(gpus), torch.device(model.device):
             self.model = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=model.dtype).eval()
-        self.model.generation_config = GenerationConfig()
+        if model.device.type == "cpu" and self.model.config._attn_implementation == "sdpa":
+            self.model.set_attn_implementation(GROUPED)
+        self.plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.model.config).layers)
         self.load_weights(model)
 
     def load_weights(self, model: PreTrainedModel) -> None:
@@ -60,25 +79,57 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: list[list[int]], seeds_pg: list[list[int]], *, max_new_tokens: int, temperature: float
+        self,
+        prompts: list[list[int]],
+        seeds_pg: list[list[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        stop: str | Sequence[str] | None = None,
     ) -> list[list[Completion]]:
         """See `Sampler.generate`. UserError for a prompt that is empty, too long or has unknown ids."""
         n_ids = self.model.get_input_embeddings().num_embeddings
         check_request(prompts, seeds_pg, max_new_tokens, temperature, context=self.context, n_ids=n_ids)
+        self.stop = self.stop.of(stop)
         completions: list[list[Completion | None]] = [[None] * len(seeds) for seeds in seeds_pg]
-        for rows in self._batches(prompts, seeds_pg, max_new_tokens):
-            prompt_b, seed_b = [prompts[p] for p, _ in rows], [seeds_pg[p][g] for p, g in rows]
-            batch = self._generate_batch(prompt_b, seed_b, max_new_tokens, temperature)
-            for (p, g), completion in zip(rows, batch, strict=True):
-                completions[p][g] = completion
+        for n_shared, numbers in self._shared_beginnings(prompts):
+            beginning = DynamicCache(config=self.model.config)
+            if n_shared:
+                self._forward([prompts[numbers[0]][:n_shared]], beginning)
+            for rows in self._batches(numbers, prompts, seeds_pg, max_new_tokens):
+                seeds = [seeds_pg[p][g] for p, g in rows]
+                samples = Samples(
+                    seeds, max_new_tokens, temperature, self.tokenizer.eos_token_id, self.stop, self.model.device
+                )
+                self._draw(samples, [prompts[p] for p, _ in rows], beginning, n_shared)
+                for (p, g), completion in zip(rows, samples.completions(), strict=True):
+                    completions[p][g] = completion
         return completions
 
+    # ---- batches ----
+
+    def _shared_beginnings(self, prompts: list[list[int]]) -> list[tuple[int, list[int]]]:
+        """Prompts by their common beginning: its length, and which prompts have it.
+
+        Of every prompt at least the last token is left: from it follows the first new one.
+        """
+        count = Counter(tuple(prompt[:SHARED]) for prompt in prompts)
+        groups: dict[tuple[int, ...] | None, list[int]] = {}
+        for p, prompt in enumerate(prompts):
+            key = tuple(prompt[:SHARED])
+            groups.setdefault(key if count[key] > 1 else None, []).append(p)
+        found = []
+        for numbers in groups.values():
+            common = len(commonprefix([prompts[p] for p in numbers]))
+            found.append((min(common, min(len(prompts[p]) for p in numbers) - 1) if self.plain else 0, numbers))
+        return found
+
     def _batches(
-        self, prompts: list[list[int]], seeds_pg: list[list[int]], max_new_tokens: int
+        self, numbers: list[int], prompts: list[list[int]], seeds_pg: list[list[int]], max_new_tokens: int
     ) -> Iterator[list[tuple[int, int]]]:
         """(prompt, sample) pairs in batches that fit max_batch_tokens (always at least one pair), of like length."""
         rows: list[tuple[int, int]] = []
-        for p in sorted(range(len(prompts)), key=lambda p: len(prompts[p])):
+        for p in sorted(numbers, key=lambda p: (len(prompts[p]), prompts[p])):
             for g in range(len(seeds_pg[p])):
                 if rows and (len(rows) + 1) * (len(prompts[p]) + max_new_tokens) > self.max_batch_tokens:
                     yield rows
@@ -87,53 +138,133 @@ class TransformersEngine:
         if rows:
             yield rows
 
-    def _generate_batch(
-        self, prompts: list[list[int]], seeds: list[int], max_new_tokens: int, temperature: float
-    ) -> list[Completion]:
+    def _draw(self, samples: Samples, prompt_b: list[list[int]], beginning: Cache, n_shared: int) -> None:
+        """Draw completions of these prompts, which begin with the tokens whose keys and values are given."""
         device = self.model.device
-        longest = max(map(len, prompts))
-        padding = [longest - len(prompt) for prompt in prompts]  # on the left: all rows then end at one place
-        ids = [[0] * n + prompt for n, prompt in zip(padding, prompts, strict=True)]
-        mask = [[0] * n + [1] * (longest - n) for n in padding]
-        uniform_bt = torch.from_numpy(uniforms(seeds, max_new_tokens)).to(device)
-        drawing = _Draw(uniform_bt, self.vocab_size, temperature)
-        self.model.generate(
-            torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            logits_processor=LogitsProcessorList([drawing]),
-            generation_config=GenerationConfig(
-                do_sample=False,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=self.eos_token_id,
-                pad_token_id=0,  # what rows that have ended are fed; no part of their completion
-                use_cache=True,
-            ),
-        )
-        token_bt, logp_bt = (torch.stack(found, 1).tolist() for found in (drawing.tokens, drawing.logps))
-        return [self._completion(*row) for row in zip(token_bt, logp_bt, strict=True)]
+        distinct = list(dict.fromkeys(map(tuple, prompt_b)))
+        number = {prompt: i for i, prompt in enumerate(distinct)}
+        row_p = torch.tensor([number[tuple(prompt)] for prompt in prompt_b], device=device)
+        longest, room = max(map(len, distinct)), max(map(len, distinct)) + samples.max_new_tokens
+        padding = [longest - len(prompt) for prompt in distinct]  # on the left: all rows then end at one place
+        mask_pt = torch.ones(len(distinct), room, dtype=torch.long, device=device)
+        for p, n in enumerate(padding):
+            mask_pt[p, n_shared : n_shared + n] = 0
+        tails = [[0] * n + list(prompt[n_shared:]) for n, prompt in zip(padding, distinct, strict=True)]
 
-    def _completion(self, token_ids: list[int], logprobs: list[float]) -> Completion:
-        """The tokens up to the first EOS."""
-        if self.eos_token_id not in token_ids:
-            return Completion(token_ids, logprobs, "length")
-        length = token_ids.index(self.eos_token_id) + 1
-        return Completion(token_ids[:length], logprobs[:length], "eos")
-
-
-class _Draw(LogitsProcessor):
-    """Draws the token and leaves greedy decoding no other; keeps what was drawn, and its log-probability."""
-
-    def __init__(self, uniform_bt: Tensor, vocab_size: int, temperature: float) -> None:
-        self.uniform_bt, self.vocab_size, self.temperature = uniform_bt, vocab_size, temperature
-        self.tokens: list[Tensor] = []
-        self.logps: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        t = len(self.tokens)
-        logits_bv = scores[:, : self.vocab_size].float()
-        if t == 0 and not torch.isfinite(logits_bv).all():
+        cache = self._rows_of(beginning, torch.zeros(len(distinct), dtype=torch.long, device=device), longest)
+        logits_p = self._forward(tails, cache, mask_pt[:, :longest])
+        if not torch.isfinite(logits_p).all():
             raise UserError("The model's logits are not finite: its file is damaged or its training diverged.")
-        token_b, logp_b = draw(logits_bv, self.uniform_bt[:, t], self.temperature)
-        self.tokens.append(token_b)
-        self.logps.append(logp_b)
-        return torch.full_like(scores, float("-inf")).scatter(1, token_b[:, None], 0.0)
+        cache = self._rows_of(cache, row_p, room)
+        logits_b, mask_bt = logits_p[row_p], mask_pt[row_p]
+        while True:
+            token_b = samples.draw(logits_b)
+            running_b = samples.running_b
+            n_running = int(running_b.sum())
+            if samples.drawn == samples.max_new_tokens or n_running == 0:
+                return
+            if n_running <= 0.95 * len(running_b):  # moving a row costs more than a step of it
+                keep, holes, moved = places_to_keep(running_b)
+                samples.keep(keep)
+                token_b, mask_bt = token_b[keep], mask_bt[keep]
+                if self.plain:
+                    for layer in cache.layers:
+                        layer.drop(len(keep), holes, moved)
+                else:
+                    cache.batch_select_indices(keep)
+            logits_b = self._forward(token_b[:, None], cache, mask_bt[:, : longest + samples.drawn])
+
+    # ---- the model ----
+
+    def _forward(self, ids: list[list[int]] | Tensor, cache: Cache, mask_bt: Tensor | None = None) -> Tensor:
+        """Append tokens (B, T) to the cache; logits (B, vocab_size) of what follows the last."""
+        ids = torch.as_tensor(ids, device=self.model.device)
+        if mask_bt is None:
+            mask_bt = torch.ones_like(ids)
+        position_bt = (mask_bt.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask_bt,
+            position_ids=position_bt,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1, : self.vocab_size].float()
+
+    def _rows_of(self, cache: Cache, row_b: Tensor, room: int) -> Cache:
+        """A cache whose row b is row row_b[b] of another, with room for so many tokens."""
+        if not self.plain:
+            if not cache.get_seq_length():
+                return DynamicCache(config=self.model.config)
+            cache.batch_select_indices(row_b)
+            return cache
+        return Cache(layers=[_Buffer(layer, row_b, room) for layer in cache.layers])
+
+
+class _Buffer(DynamicLayer):
+    """Keys and values of one layer (B, K, T, D) as the first T of `room` places that are there from the beginning."""
+
+    def __init__(self, past: DynamicLayer, row_b: Tensor, room: int) -> None:
+        super().__init__()
+        self.rows, self.room = len(row_b), room
+        if past.get_seq_length():
+            keys, values = past.keys[row_b], past.values[row_b]
+            self.lazy_initialization(keys, values)
+            self.update(keys, values)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Make the buffers, now that their shape is known."""
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        states = (key_states, value_states)
+        self.buffers = [x.new_empty(self.rows, x.shape[1], self.room, x.shape[3]) for x in states]
+        self.keys, self.values = (buffer[:, :, :0] for buffer in self.buffers)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Append keys and values."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = new
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Tokens that are there."""
+        return self.keys.shape[2] if self.is_initialized else 0
+
+    def drop(self, n_kept: int, holes: Tensor, moved: Tensor) -> None:
+        """Keep so many rows, after the holes among them are filled with those that are moved."""
+        length = self.keys.shape[2]
+        for buffer in self.buffers:
+            buffer[holes, :, :length] = buffer[moved, :, :length]
+        self.buffers = [buffer[:n_kept] for buffer in self.buffers]
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
+
+
+def _grouped_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **others,
+) -> tuple[Tensor, None]:
+    """transformers' "sdpa" for decoding, without a copy of each key for every head of its group."""
+    attended = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=attention_mask,
+        is_causal=attention_mask is None and query.shape[2] > 1,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return attended.transpose(1, 2).contiguous(), None
+
+
+GROUPED = "excursions_grouped"
+AttentionInterface.register(GROUPED, _grouped_attention)
+AttentionMaskInterface.register(GROUPED, sdpa_mask)

@@ -4,7 +4,8 @@ How the two stay one model:
 - The weights go over as a safetensors folder in memory (/dev/shm, where it is large enough) after every update, and
   the keys and values cached of the old weights are dropped.
 - What is sampled is what is scored: temperature only, log-probabilities of the distribution drawn from, no default
-  of the model's generation_config, no stop but the tokenizer's EOS, which is part of the completion.
+  of the model's generation_config, no stop but the tokenizer's EOS, which is part of the completion, and the stop
+  strings asked for: vLLM ends at them, and what is kept is cut here, as in the other engines (see `sampler`).
 - The engine's copy of the model has no rows beyond the tokenizer's ids. So padded ids can neither be sampled nor
   weigh in the log-probabilities, and no mask costs time.
 - Prompts are cached in blocks, which the samples of a group share.
@@ -25,7 +26,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,9 +37,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
+from excursions.models.launch import end_with
 from excursions.params import UserError
-from excursions.processes import end_with
-from excursions.rollout.sampler import Completion, check_request, check_vocabulary
+from excursions.rollout.sampler import Completion, Stop, check_request, check_vocabulary
 
 MEMORY_FOLDER = Path("/dev/shm")  # a folder in memory, on Linux
 TEMPERATURES = (0.01, 2.0)  # outside of these vLLM changes or refuses a temperature other than 0
@@ -58,7 +59,7 @@ class VllmEngine:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kv_cache_gb: float, local_rank: int = 0
     ) -> None:
         check_vocabulary(len(tokenizer), model)
-        self.eos_token_id, self.vocab_size = tokenizer.eos_token_id, len(tokenizer)
+        self.eos_token_id, self.vocab_size, self.stop = tokenizer.eos_token_id, len(tokenizer), Stop(tokenizer, None)
         self.context = model.config.max_position_embeddings
         with _own_environment(local_rank):
             LLM, self.SamplingParams, device = _import_vllm(model)
@@ -72,10 +73,11 @@ class VllmEngine:
             if on_cpu:  # set after the import: it is for vLLM's process only
                 os.environ["TORCH_COMPILE_DISABLE"] = "1"  # what it compiles costs a minute and gains nothing
             with self._saved(model) as folder:
+                tokenizer.save_pretrained(folder)
                 try:
                     self.llm = LLM(
                         model=str(folder),
-                        skip_tokenizer_init=True,  # it gets ids and gives ids
+                        tokenizer=str(folder),  # it gets ids and gives ids; its own use of it is to find stop strings
                         dtype=str(self.dtype).removeprefix("torch."),
                         max_model_len=self.context,
                         kv_cache_memory_bytes=int(kv_cache_gb * 2**30),
@@ -103,7 +105,13 @@ class VllmEngine:
             raise RuntimeError("vLLM did not drop the keys and values of the old weights: are requests still running?")
 
     def generate(
-        self, prompts: list[list[int]], seeds_pg: list[list[int]], *, max_new_tokens: int, temperature: float
+        self,
+        prompts: list[list[int]],
+        seeds_pg: list[list[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        stop: str | Sequence[str] | None = None,
     ) -> list[list[Completion]]:
         """See `Sampler.generate`. UserError for a prompt that is empty, too long or has unknown ids."""
         check_request(prompts, seeds_pg, max_new_tokens, temperature, context=self.context, n_ids=self.vocab_size)
@@ -112,12 +120,13 @@ class VllmEngine:
                 f"temperature is {temperature}: vLLM samples at 0 (greedy) and from {TEMPERATURES[0]} to "
                 f"{TEMPERATURES[1]}."
             )
+        self.stop = self.stop.of(stop)
         requests = [(prompt, seed) for prompt, seeds in zip(prompts, seeds_pg, strict=True) for seed in seeds]
         if not requests:
             return [[] for _ in prompts]
         outputs = self.llm.generate(
             [{"prompt_token_ids": prompt} for prompt, _ in requests],
-            [self._sampling(seed, max_new_tokens, temperature) for _, seed in requests],
+            [self._sampling(seed, max_new_tokens, temperature, self.stop.strings) for _, seed in requests],
             use_tqdm=False,
         )
         completions = iter([self._completion(output.outputs[0]) for output in outputs])
@@ -127,7 +136,7 @@ class VllmEngine:
         """End vLLM's process and free its memory. Without it that happens when this process ends."""
         self.llm.llm_engine.engine_core.shutdown(timeout=20)
 
-    def _sampling(self, seed: int, max_new_tokens: int, temperature: float) -> object:
+    def _sampling(self, seed: int, max_new_tokens: int, temperature: float, stop: list[str]) -> object:
         """vLLM's SamplingParams: temperature and nothing else. Its log-probabilities at 0 are those of 1."""
         return self.SamplingParams(
             seed=seed,
@@ -136,7 +145,8 @@ class VllmEngine:
             logprobs=0,  # of the sampled token alone
             ignore_eos=True,  # those of the model's configuration
             stop_token_ids=[] if self.eos_token_id is None else [self.eos_token_id],
-            detokenize=False,
+            stop=stop or None,
+            detokenize=bool(stop),
             # also the defaults; written down because the score rests on them
             top_k=0,
             top_p=1.0,
@@ -152,6 +162,9 @@ class VllmEngine:
         logprobs = [by_token[t].logprob for t, by_token in zip(token_ids, output.logprobs, strict=True)]
         if not all(map(math.isfinite, logprobs)):
             raise UserError("The model's logits are not finite: its file is damaged or its training diverged.")
+        kept = self.stop.kept(token_ids) if self.stop.strings else None
+        if kept is not None:
+            return Completion(token_ids[:kept], logprobs[:kept], "stop")
         return Completion(token_ids, logprobs, "eos" if token_ids[-1] == self.eos_token_id else "length")
 
     @contextmanager

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from test_paper_scale import assert_rewards_change_the_model, copy_of, samples
 
-from excursions import results
-from excursions.runs import Run, train_run
+from excursions.results import tables as results
+from excursions.study.one_run import train_run
+from excursions.study.run import Run
 
 pytest.importorskip("vllm", reason="vLLM is not installed; make test-vllm installs it in an environment apart")
 

@@ -16,13 +16,14 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
-from excursions.grpo import Group, completion_logprobs, rl_gradients
+from excursions.models.scoring import completion_logprobs
 from excursions.params import UserError
 from excursions.rollout import vllm_engine
 from excursions.rollout.sampler import sample_seed
 from excursions.rollout.torch_engine import TorchEngine
 from excursions.rollout.transformers_engine import TransformersEngine
 from excursions.rollout.vllm_engine import VllmEngine
+from excursions.training.grpo import Group, rl_gradients
 
 vllm = pytest.importorskip("vllm", reason="vLLM is not installed; make test-vllm installs it in an environment apart")
 
@@ -132,6 +133,22 @@ def test_logprobs_are_those_the_trainer_scores(engine, temperature):
         assert (c.stop_reason == "eos") == (c.token_ids[-1] == EOS)
         assert c.stop_reason == "eos" or len(c.token_ids) == 60
     assert any(3 in c.token_ids[:-1] for c in completions)  # the EOS of the model's own configuration stops nothing
+
+
+def test_stop_strings_end_and_cut_as_in_the_embedded_engines(engine):
+    model = tiny()
+    engine.load_weights(model)
+    prompts = prompts_of(3, 130, 11)
+    request = {"max_new_tokens": 60, "temperature": 0, "stop": ["w11 w12", "w9", "w30"]}
+    found = engine.generate(prompts, seeds_of(prompts, 1), **request)
+    expected = TransformersEngine(model, words()).generate(prompts, seeds_of(prompts, 1), **request)
+    assert tokens(found) == tokens(expected)
+    reasons = [c.stop_reason for group in found for c in group]
+    assert reasons == [c.stop_reason for group in expected for c in group] and "stop" in reasons
+    sampled = engine.generate(prompts, seeds_of(prompts, 16), **request | {"temperature": 1.0})
+    for c in sum(sampled, []):
+        assert len(c.logprobs) == len(c.token_ids) >= 1
+        assert len(c.token_ids) == 1 or not {9, 30} & set(c.token_ids)
 
 
 def test_an_eos_in_the_last_place_is_an_eos(engine):

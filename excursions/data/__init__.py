@@ -1,0 +1,1 @@
+"""Questions, gold solutions, the pretraining stream and the general benchmarks: made here (nano) or public."""

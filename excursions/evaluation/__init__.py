@@ -1,0 +1,1 @@
+"""Measures a model: pass@k counts and the general benchmarks."""

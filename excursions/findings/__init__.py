@@ -1,0 +1,1 @@
+"""From tables to figures, claims and reports. Nothing here needs a model."""

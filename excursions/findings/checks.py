@@ -1,0 +1,224 @@
+"""A claim and the rule of its verdict. Measured on our tables in `measures`, on the paper's numbers in `published`.
+
+A claim weighs recipes against each other ("pass@1 of rl - base") at the checkpoints of a role. Its effect, in
+percentage points, has to lie in a region, from `above` to `below`:
+
+    supported      the whole 95% interval lies inside
+    not supported  the whole interval lies outside
+    inconclusive   neither; or the mean lies inside, but the checkpoints disagree: the effect lies outside at one of
+                   them, and either its own interval does too or Cochran's Q says that they differ
+    not measured   fewer than three training runs of a recipe compared, or no data
+
+Of several contrasts ("the best of all recipes") each has to hold (intersection-union test; Berger 1982): supported when
+each is, not supported when one is refuted. The effect shown is that of the contrast that decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from excursions.findings import statistics
+from excursions.findings.statistics import Estimate, Spread
+from excursions.params import percent
+from excursions.results.tables import Tables
+
+ENOUGH_SEEDS = 3  # fewer cannot show how a result scatters
+NEAR_FLOOR = 2.0  # points; recipes that all lie this near to guessing cannot be compared
+ALPHA = 0.05
+
+# Roles go by the share of pretraining in a checkpoint's name, so that they mean the same at every scale.
+# The paper's checkpoints are 2, 4, 6, 10, 12, 14, 20, 28 and 44B of 50B tokens; p08 is 4B, p20 is 10B.
+ROLES = {
+    "early": "at the first checkpoint from 8% of pretraining on",
+    "turn": "at the first checkpoint from 20% of pretraining on",
+    "later": "over the checkpoints from 20% of pretraining on",
+    "under-trained": "over the checkpoints before the Chinchilla-optimal number of tokens",
+    "last": "at the last checkpoint",
+    "all": "over all checkpoints",
+    "shared": "at the most tokens both suites have",
+}
+
+
+class NotMeasurable(Exception):
+    """Why there is no number for a check, and how many seeds there were."""
+
+    def __init__(self, why: str, n_seeds: int = 0) -> None:
+        super().__init__(why)
+        self.n_seeds = n_seeds
+
+
+@dataclass(frozen=True)
+class Point:
+    """The effect at one checkpoint, in percentage points."""
+
+    checkpoint: str
+    effect: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One measured contrast: its effect with its 95% interval in percentage points (two decimals), and its verdict."""
+
+    formula: str
+    effect: float
+    low: float
+    high: float
+    p: float  # of the hypothesis that the effect lies on the nearest bound of the region
+    above: float | None
+    below: float | None
+    verdict: str
+    n_seeds: int
+    points: tuple[Point, ...]
+    heterogeneity: float | None  # p of the hypothesis that the effect is the same at all checkpoints
+    note: str
+
+    @property
+    def slack(self) -> float:
+        """How far inside its region the effect lies; negative outside."""
+        return min(self.effect - _low(self.above), _high(self.below) - self.effect)
+
+
+Measure = Callable[["Check", Tables], list[Contrast]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A claim and how it is tested."""
+
+    id: str
+    figure: str  # our notebook and figure
+    source: str  # where the paper says so
+    claim: str
+    # "pass@32 of sft_rl - sft"; "rl@larger" is RL in the suite larger; "accuracy of ..." is of the general benchmarks
+    contrasts: list[str]
+    benchmark: str  # easy or hard (gsm8k or math at paper scale), or general
+    role: str  # of checkpoints, a key of ROLES
+    above: float | None = None
+    below: float | None = None
+    each: bool = False  # has to hold at each checkpoint of the role, not on their mean
+    level: float = 0.0  # percent that the best recipe has to reach at a checkpoint for a comparison to mean something
+    # What is not such a contrast brings its own measure, on ours and on theirs, and says what it is.
+    effect: str = ""
+    measured: Measure | None = None
+    published: Callable[[Check], list[Contrast]] | None = None
+
+    @property
+    def measure(self) -> str:
+        """What the effect is, in words."""
+        several = len(self.contrasts) > 1
+        how = "each of " * several
+        over = ROLES[self.role].replace("over", "at each of" if self.each else "mean over")
+        return f"{how}{self.effect or ', '.join(self.contrasts)}; {self.benchmark}; {over}"
+
+    @property
+    def rule(self) -> str:
+        """Where the claim holds, in words."""
+        pairs = (("above", self.above), ("below", self.below))
+        bounds = [f"{side} {bound:g}" for side, bound in pairs if bound is not None]
+        return " and ".join(bounds) + (f", where a recipe reaches {self.level:g}" if self.level else "")
+
+
+def parse(formula: str) -> tuple[int | None, dict[tuple[str, str], int]]:
+    """k (None for accuracy) and the sign of each (suite, recipe), from "pass@1 of rl@larger - base"."""
+    measure, _, terms = formula.partition(" of ")
+    words = ["+", *terms.split()]
+    signs = {}
+    for sign, term in zip(words[::2], words[1::2], strict=True):
+        recipe, _, suite = term.partition("@")
+        signs[suite or "main", recipe] = 1 if sign == "+" else -1
+    return (int(measure.removeprefix("pass@")) if measure.startswith("pass@") else None), signs
+
+
+def choose(role: str, checkpoints: list[str], multiples: list[float]) -> list[str]:
+    """The checkpoints of a role; a list that ends before the role's share of pretraining gives its last.
+
+    checkpoints: in the order of pretraining; multiples: their tokens in multiples of Chinchilla-optimal.
+    """
+    if role in ("early", "turn", "later"):
+        least = 8 if role == "early" else 20
+        found = [name for name in checkpoints if percent(name) >= least] or checkpoints[-1:]
+        return found if role == "later" else found[:1]
+    if role == "under-trained":
+        return [name for name, multiple in zip(checkpoints, multiples, strict=True) if multiple < 1]
+    return checkpoints[-1:] if role in ("last", "shared") else checkpoints
+
+
+def undetectable(levels: Mapping[object, float], floor: float, least: float) -> str | None:
+    """Why recipes at these levels (percent) cannot be compared: they only guess, or none is good enough."""
+    if max(levels.values()) <= floor + NEAR_FLOOR:
+        return f"all within {NEAR_FLOOR:g} points of the guess floor, {floor:.1f}"
+    return f"none reaches {least:g}" if max(levels.values()) < least else None
+
+
+def kept(names: list[str], left_out: Mapping[str, str], n_seeds: int = 0) -> str:
+    """The note on checkpoints. Raises NotMeasurable when all are left out."""
+    without = "; ".join(f"{name} left out: {why}" for name, why in left_out.items())
+    if not names:
+        raise NotMeasurable(without, n_seeds)
+    return "; ".join(filter(None, [f"at {', '.join(names)}", without]))
+
+
+def contrast(
+    check: Check,
+    formula: str,
+    whole: Estimate | Spread,
+    points: Mapping[str, Estimate | Spread],
+    n_seeds: int,
+    note: str,
+    above: float | None = None,
+    below: float | None = None,
+) -> Contrast:
+    """A contrast with its verdict, from estimates in 0 to 1: of the whole, and at each checkpoint.
+
+    above, below: the region, where it is not the check's. Verdicts go by the two decimals a reader sees.
+    """
+    if above is None and below is None:
+        above, below = check.above, check.below
+    effect, low, high = _in_points(whole)
+    at = tuple(Point(name, *_in_points(one)) for name, one in points.items())
+    spread = statistics.heterogeneity(list(points.values())) if len(points) > 1 else None
+    verdict = decide(low, high, above, below)
+    outside = [one for one in at if not _low(above) <= one.effect <= _high(below)]
+    if len(at) > 1 and 0 < len(outside) < len(at):
+        note += f"; {formula} on both sides of the margin: " + ", ".join(
+            f"{one.effect:+.1f} at {one.checkpoint}" for one in at
+        )
+        refuted = any(decide(one.low, one.high, above, below) == "not supported" for one in outside)
+        if verdict == "supported" and (refuted or spread < ALPHA):
+            verdict = "inconclusive"
+    nearest = min((bound for bound in (above, below) if bound is not None), key=lambda bound: abs(effect - bound))
+    p = float(f"{whole.p_value(nearest / 100):.3g}")
+    spread = None if spread is None else float(f"{spread:.3g}")
+    return Contrast(formula, effect, low, high, p, above, below, verdict, int(n_seeds), at, spread, note)
+
+
+def decide(low: float, high: float, above: float | None, below: float | None) -> str:
+    """Whether an interval lies all inside the region, all outside, or neither."""
+    if _low(above) < low and high < _high(below):
+        return "supported"
+    return "not supported" if high < _low(above) or low > _high(below) else "inconclusive"
+
+
+def conclude(contrasts: Sequence[Contrast]) -> tuple[str, Contrast, float]:
+    """(verdict, the contrast that decides, p) of a claim: each of its contrasts has to hold."""
+    verdicts = [one.verdict for one in contrasts]
+    verdict = next((found for found in ("not supported", "inconclusive") if found in verdicts), "supported")
+    deciding = min((one for one in contrasts if one.verdict == verdict), key=lambda one: one.slack)
+    return verdict, deciding, deciding.p if verdict == "not supported" else max(one.p for one in contrasts)
+
+
+def _in_points(found: Estimate | Spread) -> tuple[float, float, float]:
+    interval = found.interval()
+    return tuple(round(100 * value, 2) + 0.0 for value in (interval.estimate, interval.low, interval.high))
+
+
+def _low(above: float | None) -> float:
+    return -math.inf if above is None else above
+
+
+def _high(below: float | None) -> float:
+    return math.inf if below is None else below

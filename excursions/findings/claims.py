@@ -1,0 +1,183 @@
+"""The claims, evaluated: each sentence of the paper with its effect, interval, p-value and verdict, here and there.
+
+The sentences and their rules are in sentences.py. A notebook evaluates the claims of its figure and keeps them in
+claims/<scale>/<figure>.json; CLAIMS.md and `excursions claims` read those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from excursions.files import write_json
+from excursions.findings import checks, measures, published, statistics
+from excursions.findings.checks import Check, Contrast, NotMeasurable, Point
+from excursions.findings.sentences import CHECKS
+from excursions.params import UserError
+from excursions.results.tables import Tables
+
+FIGURES = tuple(dict.fromkeys(check.figure for check in CHECKS))
+VERDICTS = ("supported", "not supported", "inconclusive", "not measured")
+ROW_KEYS = ("id", "claim", "source", "figure", "n_seeds", "effect", "ci_low", "ci_high", "verdict", "p", "p_holm")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One evaluated claim. Effects are in percentage points, None where there is nothing to measure them on."""
+
+    id: str
+    claim: str
+    source: str
+    figure: str
+    n_seeds: int  # of the trained recipe with the fewest
+    effect: float | None  # of the contrast that decides
+    ci_low: float | None
+    ci_high: float | None
+    verdict: str  # one of VERDICTS
+    p: float | None  # of the hypothesis that the effect lies on the margin
+    measure: str  # what the effect is, and on which checkpoints
+    rule: str
+    tables: str  # which rows of the tables it was measured on
+    note: str
+    contrasts: tuple[Contrast, ...]
+    published_effect: float | None
+    published_ci_low: float | None
+    published_ci_high: float | None
+    published_verdict: str
+    published_note: str
+    published_contrasts: tuple[Contrast, ...]
+    p_holm: float | None = None  # adjusted for all measured claims of the scale; known where all of them are
+
+    def row(self) -> dict[str, object]:
+        """The keys of the contract and the two p-values, as `excursions claims --json` prints them."""
+        return {key: getattr(self, key) for key in ROW_KEYS}
+
+
+def evaluate_claims(tables: Tables, figure: str | None = None) -> list[Claim]:
+    """All claims, or those of one figure, checked on the tables of one scale and on the published numbers.
+
+    tables: from `results.load_tables`. Where data is missing, the claim is not measured and its note says why.
+    """
+    if figure is not None and figure not in FIGURES:
+        raise UserError(f"There are no claims of a figure '{figure}'; accepted: {', '.join(FIGURES)}.")
+    found = [_evaluate(check, tables) for check in CHECKS if figure in (None, check.figure)]
+    return found if figure else _adjusted(found)
+
+
+def claims_table(claims: list[Claim]) -> pd.DataFrame:
+    """For a notebook: columns claim, measured, p, verdict, published, published verdict; effects as text."""
+    rows = [
+        {
+            "claim": claim.claim,
+            "measured": shown(claim.effect, claim.ci_low, claim.ci_high),
+            "p": shown_p(claim.p),
+            "verdict": claim.verdict,
+            "published": shown(claim.published_effect, claim.published_ci_low, claim.published_ci_high),
+            "published verdict": claim.published_verdict,
+        }
+        for claim in claims
+    ]
+    return pd.DataFrame(rows, index=pd.Index([claim.id for claim in claims], name="id"))
+
+
+def print_claims(claims: list[Claim]) -> None:
+    """Prints claims for a terminal: verdict, effect, statement."""
+    for claim in claims:
+        effect = shown(claim.effect, claim.ci_low, claim.ci_high)
+        print(f"{claim.verdict:<14} {effect:<22} {claim.claim} ({claim.id}, {claim.note})")
+
+
+def claims_file(root: Path | str, scale: str, figure: str) -> Path:
+    """Where the evaluated claims of a figure are kept: claims/<scale>/<figure>.json."""
+    return Path(root) / "claims" / scale / f"{figure}.json"
+
+
+def write_claims(root: Path | str, scale: str, figure: str, claims: list[Claim]) -> None:
+    """Writes the claims of one figure, a JSON list of all fields of `Claim`."""
+    write_json(claims_file(root, scale, figure), [dataclasses.asdict(claim) for claim in claims])
+
+
+def load_claims(root: Path | str, scale: str) -> list[Claim]:
+    """All claims of a scale as the notebooks wrote them, in the order of the paper, with Holm's p-values."""
+    found = []
+    for figure in FIGURES:
+        file = claims_file(root, scale, figure)
+        remedy = f"Bring it back with `git checkout -- {file}`, or make it with `dvc repro`."
+        try:
+            found += [_claim(row) for row in json.loads(file.read_text(encoding="utf-8"))]
+        except FileNotFoundError:
+            raise UserError(f"{file} does not exist. {remedy}") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{file} is not a list of claims ({error}). {remedy}") from None
+    order = {check.id: number for number, check in enumerate(CHECKS)}
+    return _adjusted(sorted(found, key=lambda claim: order.get(claim.id, len(order))))
+
+
+def shown(effect: float | None, low: float | None, high: float | None) -> str:
+    """An effect with its interval as text."""
+    return "none" if effect is None else f"{effect:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def shown_p(p: float | None) -> str:
+    """A p-value as text."""
+    if p is None:
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _adjusted(claims: list[Claim]) -> list[Claim]:
+    measured = [claim for claim in claims if claim.p is not None]
+    adjusted = dict(zip((claim.id for claim in measured), statistics.holm([c.p for c in measured]), strict=True))
+    return [dataclasses.replace(claim, p_holm=adjusted.get(claim.id)) for claim in claims]
+
+
+def _claim(row: dict) -> Claim:
+    """A claim from its JSON."""
+    for key in ("contrasts", "published_contrasts"):
+        parts = [part | {"points": tuple(Point(**point) for point in part["points"])} for part in row[key]]
+        row = row | {key: tuple(Contrast(**part) for part in parts)}
+    return Claim(**row)
+
+
+def _evaluate(check: Check, tables: Tables) -> Claim:
+    ours = _attempt(lambda: (check.measured or measures.contrasts)(check, tables))
+    theirs = _attempt(lambda: (check.published or published.contrasts)(check))
+    return Claim(
+        **{key: getattr(check, key) for key in ("id", "claim", "source", "figure", "measure", "rule")},
+        **ours,
+        tables=_tables(check),
+        **{f"published_{key}": value for key, value in theirs.items() if key not in ("n_seeds", "p")},
+    )
+
+
+def _tables(check: Check) -> str:
+    arms = sorted({arm for formula in check.contrasts for arm in checks.parse(formula)[1]})
+    if check.measured is measures.invalid_along_training:
+        arms = [("main", "rl")]
+    table = "general" if check.benchmark == "general" else "outcomes"
+    return f"{table}, {check.benchmark}: {', '.join(f'{suite}/*/{recipe}' for suite, recipe in arms)}"
+
+
+def _attempt(measure: Callable[[], list[Contrast]]) -> dict[str, object]:
+    """The fields of a claim that come from measuring, without an effect when there is no data for it."""
+    try:
+        found = measure()
+    except NotMeasurable as reason:
+        fields = dict.fromkeys(("effect", "ci_low", "ci_high", "p")) | {"verdict": "not measured", "contrasts": ()}
+        return fields | {"n_seeds": reason.n_seeds, "note": f"not measured: {reason}"}
+    verdict, deciding, p = checks.conclude(found)
+    return {
+        "effect": deciding.effect,
+        "ci_low": deciding.low,
+        "ci_high": deciding.high,
+        "p": p,
+        "verdict": verdict,
+        "contrasts": tuple(found),
+        "n_seeds": min(one.n_seeds for one in found),
+        "note": "; ".join(dict.fromkeys(part for one in found for part in one.note.split("; "))),
+    }

@@ -1,0 +1,264 @@
+"""How a claim is measured on our results: values per question and seed -> contrasts with intervals.
+
+Models at one checkpoint are compared in pairs, on the same questions and, where they were trained with the same seeds,
+seed by seed. The runs from different checkpoints are different training runs, whatever the number of their seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from excursions.findings import checks, estimates, statistics
+from excursions.findings.checks import ENOUGH_SEEDS, Check, Contrast, NotMeasurable
+from excursions.results.tables import ROLES, Tables
+
+SAME_TOKENS = 0.1  # two suites are compared at checkpoints whose tokens differ by at most this share
+ARM = ["suite", "recipe"]  # a recipe in a suite: what a contrast adds and subtracts
+Pick = Callable[[pd.DataFrame], pd.DataFrame]
+SLOT = dict[tuple[str, str], str]  # the checkpoint of each arm, of the same number of tokens
+
+
+class Arms(NamedTuple):
+    """What one contrast compares, ready to be weighed."""
+
+    signs: dict[tuple[str, str], int]
+    values: pd.DataFrame  # 0 to 1; a row per (suite, recipe, checkpoint, seed), a column per question or item
+    slots: dict[str, SLOT]  # by name
+    left_out: dict[str, str]  # checkpoint -> why
+    n_seeds: int  # of the trained recipe with the fewest; base is one model, however often it is asked
+    steps: str  # at which they were evaluated, where it is not the last
+
+    @property
+    def strata(self) -> np.ndarray | None:
+        """The benchmark of each column, where there are several."""
+        return self.values.columns.get_level_values("benchmark") if self.values.columns.nlevels > 1 else None
+
+    def groups(self, slot: SLOT) -> list[np.ndarray]:
+        """The signed sum of the models of a slot that share their seeds, for each set of seeds: (s, q)."""
+        by_seeds: dict[tuple[int, ...], np.ndarray] = {}
+        for arm, sign in self.signs.items():
+            value_sq = self.values.loc[(*arm, slot[arm])]
+            seeds = tuple(value_sq.index)
+            by_seeds[seeds] = by_seeds.get(seeds, 0) + sign * value_sq.to_numpy()
+        return list(by_seeds.values())
+
+
+def contrasts(check: Check, tables: Tables, pick: Pick = estimates.last_step) -> list[Contrast]:
+    """The contrasts of a check, each on the mean over its checkpoints or, with `each`, at each of them.
+
+    pick: the rows of the steps that are compared, of all rows of the arms.
+    Raises NotMeasurable when a recipe, a checkpoint or a seed is wanting.
+    """
+    found = []
+    for formula in check.contrasts:
+        arms = _enough(_arms(check, tables, formula, pick))
+        note = "; ".join(filter(None, [checks.kept(list(arms.slots), arms.left_out), arms.steps]))
+        groups = {name: arms.groups(slot) for name, slot in arms.slots.items()}
+        points = {name: statistics.contrast(parts, arms.strata) for name, parts in groups.items()}
+        if check.each:
+            for name, point in points.items():
+                found.append(checks.contrast(check, f"{formula} at {name}", point, {name: point}, arms.n_seeds, note))
+        else:
+            together = [part / len(groups) for parts in groups.values() for part in parts]
+            whole = statistics.contrast(together, arms.strata)
+            found.append(checks.contrast(check, formula, whole, points, arms.n_seeds, note))
+    return found
+
+
+def seed_spread(check: Check, tables: Tables) -> list[Contrast]:
+    """How far apart runs of direct RL end in pass@1 at one checkpoint."""
+    return [_spread_in_test(check, tables, check.above, check.below)]
+
+
+def alike_in_reward(check: Check, tables: Tables) -> list[Contrast]:
+    """Runs of direct RL at one checkpoint: near in training reward (below `above`), and not in test (above it)."""
+    test = _spread_in_test(check, tables, check.above, None)
+    log = tables.training
+    (at,) = (point.checkpoint for point in test.points)
+    log = log[(log["suite"] == "main") & (log["recipe"] == "rl") & (log["checkpoint"] == at)] if len(log) else log
+    if not len(log):
+        raise NotMeasurable(f"needs the training log of rl at {at}")
+    last = log[log["step"] > 0.75 * log.groupby("seed")["step"].transform("max")]
+    reward = statistics.Spread(tuple(last.groupby("seed")["reward"].mean()))
+    formula, seeds = "reward of rl, last quarter of training", len(reward.value_s)
+    return [test, checks.contrast(check, formula, reward, {at: reward}, seeds, f"at {at}", below=check.above)]
+
+
+def invalid_along_training(check: Check, tables: Tables) -> list[Contrast]:
+    """Change, from the first to the last step of direct RL, of the share of completions correct but not derived."""
+    rows = tables.outcomes
+    if "valid" not in rows or rows["valid"].isna().all():
+        raise NotMeasurable("needs outcomes with steps checked (column valid)")
+    rows = rows[
+        (rows["suite"] == "main") & (rows["recipe"] == "rl") & (rows["benchmark"].map(ROLES) == check.benchmark)
+    ]
+    found: dict[str, statistics.Estimate] = {}
+    n_seeds = []
+    for name in checks.choose(check.role, *_axis(tables)):
+        at = rows[rows["checkpoint"] == name]
+        at = at.assign(value=((at["correct"] - at["valid"]) / at["n"]).astype(float))
+        last = estimates.last_step(at)["step"]
+        if at.empty or at["step"].min() > 0:
+            raise NotMeasurable(f"needs rl at {name}, evaluated before its first step and after its last")
+        ends = at[(at["step"] == 0) | at.index.isin(last.index)]
+        table = ends.pivot(index=["step", "seed"], columns="question_id", values="value").dropna(axis=1)
+        after = table[table.index.get_level_values("step") > 0].droplevel("step")
+        found[name] = statistics.contrast([(after - table.loc[0].loc[after.index]).to_numpy()])
+        n_seeds.append(len(after))
+    if not found or min(n_seeds) < ENOUGH_SEEDS:
+        raise NotMeasurable(f"needs {ENOUGH_SEEDS} seeds, there are {min(n_seeds, default=0)}", min(n_seeds, default=0))
+    (whole,) = found.values()
+    return [checks.contrast(check, check.contrasts[0], whole, found, min(n_seeds), f"at {', '.join(found)}")]
+
+
+def more_rollouts(check: Check, tables: Tables) -> list[Contrast]:
+    """By samples: at the last step that all were evaluated at, so that they have seen the same questions."""
+    return contrasts(check, tables, _at_the_same_step)
+
+
+def fewer_rollouts(check: Check, tables: Tables) -> list[Contrast]:
+    """By FLOPs: at the last steps of (nearly) the same number of sampled answers, as the paper counts them."""
+    return contrasts(check, tables, _at_as_many_answers)
+
+
+def rollouts_on_hard(check: Check, tables: Tables) -> list[Contrast]:
+    """By samples, on hard problems minus on easy ones."""
+    parts = {
+        benchmark: _enough(_arms(replace(check, benchmark=benchmark), tables, check.contrasts[0], _at_the_same_step))
+        for benchmark in ("hard", "easy")
+    }
+    hard, easy = parts.values()
+    left_out = {
+        f"{name} ({benchmark})": why for benchmark, arms in parts.items() for name, why in arms.left_out.items()
+    }
+    names = [name for name in hard.slots if name in easy.slots]
+    note = checks.kept(names, left_out, min(hard.n_seeds, easy.n_seeds))
+    strata = np.repeat(["hard", "easy"], [hard.values.shape[1], easy.values.shape[1]])
+    groups = {}
+    for name in names:
+        (hard_sq,), (easy_sq,) = hard.groups(hard.slots[name]), easy.groups(easy.slots[name])
+        groups[name] = np.hstack([2 * hard_sq, -2 * easy_sq])  # the mean of both strata is hard minus easy
+    points = {name: statistics.contrast([value_sq], strata) for name, value_sq in groups.items()}
+    whole = statistics.contrast([value_sq / len(groups) for value_sq in groups.values()], strata)
+    n_seeds = min(hard.n_seeds, easy.n_seeds)
+    return [checks.contrast(check, check.contrasts[0], whole, points, n_seeds, f"{note}; {hard.steps}")]
+
+
+def _at_the_same_step(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the last step that every suite was evaluated at, checkpoint by checkpoint."""
+    suites = rows.groupby(["checkpoint", "step"])["suite"].transform("nunique")
+    rows = rows[(suites == rows["suite"].nunique()) & (rows["step"] > 0)]
+    return rows[rows["step"] == rows.groupby("checkpoint")["step"].transform("max")]
+
+
+def _at_as_many_answers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of two suites rollouts-<n> at the steps whose numbers of sampled answers, n x step, are nearest."""
+    rows = rows[rows["step"] > 0]
+    rows = rows.assign(answers=rows["step"] * rows["suite"].str.removeprefix("rollouts-").astype(int))
+    kept = [rows.iloc[:0]]
+    for _, at in rows.groupby("checkpoint", sort=False):
+        by_suite = [sorted(group["answers"].unique()) for _, group in at.groupby("suite")]
+        pairs = list(itertools.product(*by_suite)) if len(by_suite) == 2 else []
+        if pairs:
+            nearest = min(pairs, key=lambda pair: (abs(math.log(pair[0] / pair[1])), -pair[0]))
+            kept += [group[group["answers"] == n] for n, (_, group) in zip(nearest, at.groupby("suite"), strict=True)]
+    return pd.concat(kept)
+
+
+def _spread_in_test(check: Check, tables: Tables, above: float | None, below: float | None) -> Contrast:
+    (formula,) = check.contrasts
+    arms = _enough(_arms(check, tables, formula))
+    note = checks.kept(list(arms.slots), arms.left_out)
+    ((name, slot),) = arms.slots.items()
+    (value_sq,) = arms.groups(slot)
+    spread = statistics.Spread(tuple(value_sq.mean(axis=1)))
+    return checks.contrast(check, formula, spread, {name: spread}, arms.n_seeds, note, above, below)
+
+
+def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.last_step) -> Arms:
+    """The models of a contrast at the checkpoints of the check's role at which they can be compared."""
+    k, signs = checks.parse(formula)
+    rows = tables.general if k is None else tables.outcomes[tables.outcomes["benchmark"].map(ROLES) == check.benchmark]
+    rows = rows[pd.MultiIndex.from_frame(rows[ARM]).isin(list(signs))]
+    rows = rows if k is None else pick(rows)
+    slots = _slots(check, tables, rows, signs)
+    wanted = {(*arm, name) for slot in slots.values() for arm, name in slot.items()}
+    rows = rows[pd.MultiIndex.from_frame(rows[[*ARM, "checkpoint"]]).isin(wanted)]
+    if k is not None and rows["n"].min() < k:
+        raise NotMeasurable(f"pass@{k} needs {k} samples per question, there are {rows['n'].min()}")
+    index = [*ARM, "checkpoint", "seed"]
+    values = estimates.per_item(rows, index) if k is None else estimates.per_question(rows, k, index)
+    left_out = {}
+    if k is not None:
+        level = 100 * values.mean(axis=1).groupby(level=index[:-1]).mean()
+        floor = tables.floors.get((check.benchmark, k), 0.0)
+        for name, slot in slots.items():
+            levels = {arm: level[(*arm, checkpoint)] for arm, checkpoint in slot.items()}
+            if why := checks.undetectable(levels, floor, check.level):
+                left_out[name] = why
+    slots = {name: slot for name, slot in slots.items() if name not in left_out}
+    trained = [arm for arm in signs if arm[1] != "base"] or list(signs)
+    of_arm = values.groupby(level=index[:-1]).size()
+    n_seeds = min((of_arm[(*arm, slot[arm])] for slot in slots.values() for arm in trained), default=0)
+    steps = "" if k is None or pick is estimates.last_step else _steps(rows)
+    return Arms(signs, values, slots, left_out, int(n_seeds), steps)
+
+
+def _steps(rows: pd.DataFrame) -> str:
+    at = rows.groupby(["checkpoint", "suite"], sort=False)["step"].first()
+    return "; ".join(f"{checkpoint} after {step} steps of {suite}" for (checkpoint, suite), step in at.items())
+
+
+def _slots(check: Check, tables: Tables, rows: pd.DataFrame, signs: dict[tuple[str, str], int]) -> dict[str, SLOT]:
+    """The checkpoints of the check's role that have all arms; in another suite, the one of as many tokens."""
+    tokens = rows.groupby([*ARM, "checkpoint"])["tokens"].first()
+    present = set(map(tuple, tokens.index.droplevel("checkpoint")))
+    if missing := [_words(arm) for arm in signs if arm not in present]:
+        raise NotMeasurable(f"needs results of {', '.join(missing)}")
+    first = next(iter(signs))
+    chosen = None if check.role == "shared" else checks.choose(check.role, *_axis(tables))
+    found = {}
+    for name, count in tokens[first].sort_values().items():
+        slot = {}
+        for arm in signs:
+            near = tokens[arm][(tokens[arm] - count).abs() <= SAME_TOKENS * count]
+            near = near[near.index == name] if arm[0] == first[0] else (near - count).abs().sort_values()
+            if len(near):
+                slot[arm] = near.index[0]
+        if len(slot) == len(signs) and (chosen is None or name in chosen):
+            at = {arm[0]: checkpoint for arm, checkpoint in slot.items()}
+            same = len(set(at.values())) == 1
+            found[name if same else ", ".join(f"{suite} at {point}" for suite, point in at.items())] = slot
+    if not found:
+        recipes = ", ".join(sorted(map(_words, signs)))
+        raise NotMeasurable(f"needs a checkpoint with all of {recipes} ({checks.ROLES[check.role]})")
+    return dict(list(found.items())[-1:]) if check.role == "shared" else found
+
+
+def _enough(arms: Arms) -> Arms:
+    if arms.slots and arms.n_seeds < ENOUGH_SEEDS:
+        raise NotMeasurable(f"needs {ENOUGH_SEEDS} seeds, there are {arms.n_seeds}", arms.n_seeds)
+    return arms
+
+
+def _words(arm: tuple[str, str]) -> str:
+    return arm[1] if arm[0] == "main" else f"{arm[1]} in suite {arm[0]}"
+
+
+def _axis(tables: Tables) -> tuple[list[str], list[float]]:
+    """Checkpoints of the main suite in the order of pretraining, and their multiples of Chinchilla-optimal."""
+    main = tables.outcomes[tables.outcomes["suite"] == "main"]
+    names = _in_pretraining(main)
+    tokens = main.groupby("checkpoint")["tokens"].first()[names]
+    return names, list(estimates.chinchilla(tokens, tables.parameters["main"]))
+
+
+def _in_pretraining(rows: pd.DataFrame) -> list[str]:
+    return list(rows.groupby("checkpoint")["tokens"].first().sort_values().index)

@@ -1,0 +1,84 @@
+"""Runs one notebook and writes its report, a page of the site that holds all code, tables and figures.
+
+The same notebook and results give the same bytes: what papermill stamps into a notebook (times, paths) is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from excursions.findings import pages
+from excursions.findings.kernel import execute
+from excursions.params import UserError, one_of
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+# Pygments' names of styles for the two colour schemes.
+CODE_STYLES = {"light": "default", "dark": "github-dark"}
+
+
+def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, object] | None = None) -> Path:
+    """Runs root/notebooks/<name>.ipynb and writes root/reports/<scale>/<name>.html; returns that path.
+
+    parameters: further values for the notebook's parameters cell, for example {"checkpoint": "p40"}; the report of a
+    suite is named after it, <name>_<suite>.html. Raises UserError for a notebook or parameter that does not exist, and
+    when a cell fails; then the old report stays as it is. What the last cell prints is printed, and where a line of
+    it begins with FAIL, UserError is raised with the report in place.
+    """
+    root, parameters = Path(root).resolve(), dict(parameters or {})
+    notebook = root / "notebooks" / f"{name}.ipynb"
+    names = sorted(file.stem for file in notebook.parent.glob("*.ipynb"))
+    if not names:
+        raise UserError(f"{notebook.parent} has no notebooks. Run from the project's folder, or name it with --root.")
+    one_of(name, names, "notebook")
+    suite = str(parameters.get("suite", ""))
+    if not re.fullmatch(r"[\w.-]*", suite):
+        raise UserError(f"suite '{suite}': accepted: a name of letters, digits, `_`, `-` and `.`.")
+    executed = execute(notebook, {"scale": scale, "root": ".."} | parameters)
+    body = _body(executed)
+    report = root / "reports" / scale / (f"{name}_{suite}.html" if suite else f"{name}.html")
+    pages.write_page(
+        "report.html.j2",
+        report,
+        scale=scale,
+        body=[Markup(part) for part in body.partition("</h1>")],  # what the page answers comes right after its title
+        code_style=Markup(_code_style()),
+        contents=[(Markup(at), Markup(heading)) for at, heading in re.findall(r'<h2 id="([^"]+)">([^<]+)', body)],
+        found=pages.claims_of(root, scale, name),
+    )
+    told = "".join(output.text for output in executed.cells[-1].get("outputs", []) if output.output_type == "stream")
+    print(told, end="")
+    if failed := [line for line in told.splitlines() if line.startswith("FAIL")]:
+        raise UserError(f"notebook {name}: {len(failed)} of its checks failed; {report} shows how.")
+    return report
+
+
+def _body(executed: NotebookNode) -> str:
+    """The cells as HTML, without times, paths and numbers of execution."""
+    from nbconvert import HTMLExporter
+
+    for number, cell in enumerate(executed.cells):
+        cell.id = f"cell-{number}"  # papermill gives the cell it adds a random one
+    exporter = HTMLExporter(
+        template_name="report",
+        extra_template_basedirs=[str(pages.FOLDER)],
+        preprocessors=["nbconvert.preprocessors.ClearMetadataPreprocessor"],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        anchor_link_text="#",
+    )
+    body, _ = exporter.from_notebook_node(executed)
+    return body.strip()
+
+
+def _code_style() -> str:
+    from pygments.formatters import HtmlFormatter
+
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in CODE_STYLES.values())
+    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"

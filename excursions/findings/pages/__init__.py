@@ -1,0 +1,77 @@
+"""The look of the site: one layout, one style sheet, and a template for each kind of page, beside this file.
+
+A page needs no network and no server. Its links are relative, so that it works from a checkout and from GitHub Pages.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from excursions.files import whole_file
+from excursions.findings import claims
+
+FOLDER = Path(__file__).parent
+PAGES = ("checkpoints", *claims.FIGURES, "claims", "explorer", "samples")
+MARKS = {"supported": "✓", "not supported": "✗", "inconclusive": "?", "not measured": "–"}
+
+
+def write_page(template: str, file: Path, **values: object) -> None:
+    """Renders one of the templates and writes it whole; `values` are escaped unless they are Markup."""
+    with whole_file(file) as temporary:
+        temporary.write_text(_environment().get_template(template).render(page=file.stem, **values), encoding="utf-8")
+
+
+def title(name: str) -> str:
+    """The name of a page as a reader reads it: early_rl -> Early RL."""
+    return re.sub(r"\bRl\b", "RL", name.replace("_", " ").capitalize().replace(" rl", " RL"))
+
+
+def effect(claim: Mapping[str, object], what: str = "") -> str:
+    """An effect with its interval in words, for example "+3.2 points [1.0, 5.4]"; empty where nothing was measured.
+
+    what: "published_" for the paper's own numbers.
+    """
+    value, low, high = (claim[f"{what}{key}"] for key in ("effect", "ci_low", "ci_high"))
+    if value is None:
+        return ""
+    return f"{value:+.1f} points" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
+
+
+def answer(found: list[dict]) -> list[str]:
+    """What came out for the claims of one result, in two sentences: its first claim, and the count of verdicts."""
+    first = found[0]
+    measured = f" ({effect(first)}, 95% interval)" if effect(first) else ""
+    counts = {verdict: sum(claim["verdict"] == verdict for claim in found) for verdict in MARKS}
+    counted = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
+    of = "The one sentence" if len(found) == 1 else f"Of {len(found)} sentences"
+    return [
+        f"“{first['claim'].rstrip('.')}”: {first['verdict']} here{measured}.",
+        f"{of} of the paper that {'is' if len(found) == 1 else 'are'} tested on this page: {counted}.",
+    ]
+
+
+def claims_of(root: Path, scale: str, name: str) -> list[dict]:
+    """The claims that the notebook of a page has written; none if it has not, or has none."""
+    file = claims.claims_file(root, scale, name)
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
+@functools.cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"title_of": title, "effect": effect, "answer": answer}
+    made.globals |= {"PAGES": PAGES, "MARKS": MARKS, "file": lambda name: Markup((FOLDER / name).read_text("utf-8"))}
+    return made

@@ -1,0 +1,99 @@
+"""Makes the pages of the site that are no notebook: the overview, the explorer, the samples. See pages for their look.
+
+Everything in them comes from the tables, the claims and the kept completions of one scale; the same files give the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from markupsafe import Markup
+
+from excursions import params, recipes
+from excursions.files import whole_file
+from excursions.findings import estimates, explorer, pages
+from excursions.results import tables as results
+
+
+def write_site(root: Path | str, scale: str) -> list[Path]:
+    """Writes reports/<scale>/index.html, explorer.html, samples.html and what they load; returns the paths.
+
+    Raises UserError where the results or params.yaml cannot be read.
+    """
+    root = Path(root)
+    block = params.load(root / "params.yaml").scale(scale)
+    tables = results.load_tables(root, scale)
+    cells = tables.outcomes[explorer.RUN].drop_duplicates()
+    folder = root / "reports" / scale
+    by_result = {name: found for name in pages.PAGES if (found := pages.claims_of(root, scale, name))}
+    shared = {
+        "recipes": {recipe.name: [recipe.label, recipe.color] for recipe in recipes.RECIPES.values()},
+        "multiples": _multiples(tables),
+    }
+    charted = shared | {
+        "scale": scale,
+        "roles": {role: name for name, role in results.ROLES.items() if name in set(tables.outcomes["benchmark"])},
+        "series": explorer.all_series(root, tables),
+        "claims": {claim["id"]: _rows_behind(claim) for found in by_result.values() for claim in found},
+        "runs": cells.astype({"seed": int}).to_numpy().tolist(),
+    }
+    kept = explorer.kept_samples(root, scale, cells, block.questions.prompt, _checker(block.questions.source))
+    figures = [
+        name
+        for name in ("claims", *pages.PAGES)
+        if (root / "figures" / scale / f"{name}.svg").is_file() and (name == "claims" or name in by_result)
+    ]
+    written = {
+        "index": {"by_result": by_result, "figures": figures},
+        "explorer": {"data": _embedded(charted)},
+        "samples": {"data": _embedded(shared | kept)},
+    }
+    for name, values in written.items():
+        pages.write_page(f"{name}.html.j2", folder / f"{name}.html", scale=scale, **values)
+    with whole_file(folder / "vega.min.js") as temporary:
+        temporary.write_bytes((pages.FOLDER / "vega.min.js").read_bytes())
+    return [folder / f"{name}.html" for name in written] + [folder / "vega.min.js"]
+
+
+def _multiples(tables: results.Tables) -> dict[str, dict[str, float]]:
+    """suite -> checkpoint -> its tokens in multiples of Chinchilla-optimal, along pretraining."""
+    found: dict[str, dict[str, float]] = {suite: {} for suite in tables.parameters}
+    rows = tables.outcomes[["suite", "checkpoint", "tokens"]].drop_duplicates().sort_values("tokens")
+    for suite, checkpoint, tokens in rows.itertuples(index=False):
+        found[suite][checkpoint] = round(estimates.chinchilla(tokens, tables.parameters[suite]), 4)
+    return found
+
+
+def _rows_behind(claim: dict) -> dict[str, object]:
+    """Which rows of the explorer a claim was measured on: [claim, page, measure, benchmark, k, recipes].
+
+    The measure of a claim reads like "pass@1 of rl - base; easy; at ...".
+    """
+    formula, *rest = claim["measure"].split(";")
+    k = re.search(r"pass@(\d+)", formula)
+    return {
+        "claim": claim["claim"],
+        "page": claim["figure"],
+        "measure": explorer.SOLVED if k else explorer.GENERAL,
+        "role": rest[0].strip() if rest else "",
+        "k": int(k[1]) if k else 0,
+        "recipes": [name for name in recipes.RECIPES if re.search(rf"\b{name}\b", formula)],
+    }
+
+
+def _checker(source: str) -> explorer.Checker | None:
+    """What checks the steps of a solution, for questions whose source has such a thing."""
+    if source != "nano":
+        return None
+    from excursions.data.nano.problems import checked_steps
+
+    return checked_steps
+
+
+def _embedded(data: dict) -> Markup:
+    """JSON that may stand in a <script> element: no text in it can end the element."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))

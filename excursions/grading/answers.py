@@ -1,0 +1,155 @@
+"""The ONE answer that a text commits to, found by the mark in front of it.
+
+- `\\boxed{}` goes before `####`, and that before "the answer is" and a line "A: ".
+- The last one marked counts (MATH's rule; problems and steps hold other boxes), of boxes also the list that it ends:
+  those before it joined by "and" or a comma. A Markdown heading or step is no answer, and naming the command \\boxed
+  boxes nothing.
+- A text ends where another question begins (a chat token, "Question:" on a line) after an answer with the mark that
+  counts: what follows is an invented question. A line that only looks like one ("Q2: she buys 12 more") ends nothing
+  before the text's first `####` or box, and numbered ones never do.
+- Only the last LONGEST_READ characters are read, by patterns that are linear in them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from excursions.grading.numerals import read_number, unwrapped
+
+LONGEST_READ = 50_000  # characters of a completion; 512 tokens are about 2,000
+LONGEST_ANSWER = 4_000  # characters; the longest gold answer of MATH has 158
+MOST_STATED = 20  # "the answer is" that are tried, from the last
+
+_NEW_QUESTION = re.compile(
+    r"<\|\w{1,40}\|>|</s>|<eos>|\bquestion {0,3}:"
+    r"|^[^\w\n]{0,10}(?:question|problem|exercise|instruction|human|user|q)[ \t]{0,3}:",
+    re.IGNORECASE | re.MULTILINE,
+)
+# A box with braces; one without, if it holds a number or one letter ("\boxed 4"; in "the \boxed command" nothing is
+# boxed); a brace. A doubled backslash: a box escaped once too often.
+_BOX = re.compile(
+    r"\\{1,2}(?:boxed|fbox)(?:\s{0,9}(\{)|\s{0,9}([-+]?\$?[\d.,/]{0,99}\d%?(?!\w)|[A-Za-z](?=\$)))|\\.|[{}]", re.DOTALL
+)
+_PLACEHOLDER = re.compile(
+    r"(?:\\(?:text|ldots|dots|cdots|cdot|ddots)\b|[.…\s{}?#*_]|(?:your|the|final|answer|here|result)\b)*", re.IGNORECASE
+)
+_JOINED = re.compile(r"(?:[^\n]{0,60}(?:,|;|\band\b|\bor\b))?[^A-Za-z0-9\n]{0,10}")
+_LATEX_GLUE = re.compile(r"\\(?:text|mbox|quad|qquad)\b")
+_HASHES = re.compile(r"####(?!#)[ \t]{0,99}\n?([^\n#]*)")
+_STEP = re.compile(
+    r"\W{0,3}(?:\d{1,3}[.):] [A-Za-z]"
+    r"|(?i:step|part|case|question|problem|method|solution|example|day|stage) ?\d{1,3} ?(?![\d.,]))"
+)
+_SENTENCE_END = re.compile(r" [.!?](?: |$)|(?<=[^\s.])[.!?] (?=[A-Z])")
+_STATED = re.compile(r"\banswer\b[^\n.:=$]{0,40}?(?:\bis\b|[:=])[\s:*]{0,20}", re.IGNORECASE)
+_STATED_END = re.compile(r"\n|[.!?](?:\s|$)|\*\*")
+_CHOICE = re.compile(r"\(?([A-J])\)?(?:[.,:;)]\s|$)")
+_LETTERED = re.compile(r"^A:[ \t]*(\S.*)$", re.MULTILINE)
+_DELIMITED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+
+
+class Marked(NamedTuple):
+    """An answer without its mark; `whole`: the list of joined boxes that it ends; `hashed`: whether #### marks it."""
+
+    answer: str
+    whole: str | None = None
+    hashed: bool = False
+
+
+def extract_answer(text: str) -> str | None:
+    """The final answer that a text marks as such, without its mark; None if it marks none."""
+    marked = marked_answer(text)
+    return marked.answer if marked else None
+
+
+def marked_answer(text: str) -> Marked | None:
+    """The same, with what else is known of it."""
+    text = text[-LONGEST_READ:]
+    for find in (_boxed, _hashed, _stated):
+        found = find(text)
+        if found:
+            another = _NEW_QUESTION.search(text, found[0][0])
+            if another is not None:
+                found = find(text[: another.start()]) or found[:1]
+            return found[-1][1]
+    return None
+
+
+_Found = list[tuple[int, Marked]]  # answers of one kind, in order: where the first one's mark ends, the answer
+
+
+def _boxed(text: str) -> _Found:
+    """The first and the last balanced, non-empty box; if other boxes lead to the last one, with the whole list."""
+    if "boxed" not in text and "\\fbox" not in text:
+        return []
+    boxes: list[tuple[int, int, str]] = []  # start, end, content
+    open_braces: list[tuple[int, int]] = []  # start of its box (-1: a bare brace), start of its content
+    for token in _BOX.finditer(text, max(0, text.find("box") - 4)):
+        if token.group(1):
+            open_braces.append((token.start(), token.end()))
+        elif token.group(2):
+            boxes.append((token.start(), token.end(), token.group(2)))
+        elif token.group() == "{":
+            open_braces.append((-1, token.end()))
+        elif token.group() == "}" and open_braces:
+            start, content_start = open_braces.pop()
+            if start >= 0:
+                boxes.append((start, token.end(), text[content_start : token.start()][-LONGEST_ANSWER:].strip()))
+    boxes = sorted(box for box in boxes if not _PLACEHOLDER.fullmatch(box[2]))
+    if not boxes:
+        return []
+    joined = [boxes[-1][2]]
+    for (_, end, content), (following, _, next_content) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
+        between = _LATEX_GLUE.sub("", text[end : min(following, end + 200)])
+        if end > following or not _JOINED.fullmatch(between):
+            break
+        if content != next_content:
+            joined.append(content)
+    whole = ", ".join(reversed(joined)) if len(joined) > 1 else None
+    return [(boxes[0][1], Marked(boxes[0][2])), (boxes[-1][1], Marked(joined[0], whole))]
+
+
+def _hashed(text: str) -> _Found:
+    """What follows each `####` up to the sentence's end, but for headings and steps ("2. Add them")."""
+    found = []
+    if "####" not in text:
+        return found
+    end = len(text.rstrip())
+    for match in _HASHES.finditer(text):
+        answer = match.group(1)[:LONGEST_ANSWER]
+        if _STEP.match(answer):
+            continue
+        ended = _SENTENCE_END.search(answer)
+        answer = (answer[: ended.start()] if ended else answer).strip()
+        if answer and not _is_heading(answer, last=match.end() >= end):
+            found.append((match.start(1), Marked(answer, hashed=True)))
+    return found
+
+
+def _is_heading(line: str, last: bool) -> bool:
+    """Whether a marked line heads what comes after it: "Find the cost:", "Conclusion"."""
+    if line.isdigit():
+        return False
+    if read_number(line) is not None or not unwrapped(line)[:1].isalpha():
+        return False
+    return len(line.split()) > 5 or line.endswith(":") or ": " in line or (not last and not re.search(r"[\d\\=]", line))
+
+
+def _stated(text: str) -> _Found:
+    """What the first and the last "the answer is" or "Answer:" say, up to the sentence's end; else a line "A: "."""
+    matches = list(_STATED.finditer(text))
+    for match in reversed(matches[-MOST_STATED:]):
+        answer = _sentence(text[match.end() : match.end() + LONGEST_ANSWER])
+        if answer:
+            return [(matches[0].end(), Marked(answer))]
+    lettered = list(_LETTERED.finditer(text))
+    return [(lettered[0].start(1), Marked(lettered[-1].group(1).strip()))] if lettered else []
+
+
+def _sentence(rest: str) -> str:
+    formula = _DELIMITED.match(rest)
+    choice = _CHOICE.match(rest)
+    if formula is not None:
+        return next(filter(None, formula.groups())).strip()
+    return choice.group(1) if choice else _STATED_END.split(rest, maxsplit=1)[0].strip()

@@ -1,0 +1,1 @@
+"""The tables that runs leave behind."""

@@ -1,0 +1,106 @@
+"""Shows that changed code computes what the code before it did, without computing the runs again.
+
+Of a run the first training steps are done again, and some of its test questions and general items are measured again
+before training; all of it is compared with what the run left behind. On the machine that made it every number must be
+the same; elsewhere rounding differs, and a rare draw goes another way, so numbers may differ by TOLERANCE. Then
+run.json is stamped with the new digest and with how it was shown. What is not equal is to be computed again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pandas as pd
+
+from excursions.evaluation.outcomes import make_exam
+from excursions.files import write_json
+from excursions.models.model import one_thread
+from excursions.models.processes import Processes
+from excursions.params import Scale
+from excursions.progress import Progress
+from excursions.results import tables
+from excursions.rollout.engines import start_engine
+from excursions.study import code, provenance
+from excursions.study.one_run import Job, measure, start_model
+from excursions.study.run import Run, about, code_digest
+
+STEPS = 2  # training steps that are done again
+QUESTIONS = 8  # per benchmark, measured again before training
+TOLERANCE = 0.02  # of a number, relative to itself, on another machine; a count of samples: of their number
+
+
+def show_runs(runs: Sequence[Run], scale: Scale, root: Path) -> list[Run]:
+    """Stamps those of the runs that come out equal; returns the others."""
+    unequal = []
+    with Progress("showing equality", len(runs), unit="runs") as progress:
+        for run in runs:
+            difference = show(run, scale, root)
+            if difference is not None:
+                print(f"{run.name}: not equal to its results ({difference}); it is to be computed again", flush=True)
+                unequal.append(run)
+            progress.step()
+    return unequal
+
+
+def show(run: Run, scale: Scale, root: Path) -> str | None:
+    """Stamps a run whose first steps and measurements come out as they were; else says what differs."""
+    one_thread()
+    found = about(run, root)
+    same_machine = found is not None and found["machine"] == provenance.machine() and (
+        found["versions"] == provenance.versions()
+    )  # fmt: skip
+    difference, largest = compare(run, scale, root)
+    if difference is None and same_machine and largest > 0:
+        difference = f"the same machine and versions, and yet numbers differ by up to {largest:.2g}"
+    if found is None or difference is not None:
+        return difference or "no run.json"
+    how = "exactly" if largest == 0 else f"within {largest:.1g} of each number"
+    found["code"] = {
+        "digest": code_digest(run, scale),
+        "modules": code.run_modules(run.recipe, scale),
+        "shown": f"{STEPS} training steps and {QUESTIONS} questions a benchmark done again, equal {how}",
+        "computed_by": found["code"].get("computed_by", found["code"]["digest"]),
+    }
+    write_json(run.folder(root) / "run.json", found)
+    return None
+
+
+def compare(run: Run, scale: Scale, root: Path) -> tuple[str | None, float]:
+    """What differs beyond the tolerance, if anything, and the largest difference relative to its number."""
+    processes = Processes()
+    folder = run.folder(root)
+    outcomes = tables.load_run(folder, "outcomes")
+    log = tables.load_run(folder, "training")
+    model, tokenizer = start_model(run, scale, root, processes)
+    with closing(start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
+        job = Job(run, scale, root, model, tokenizer, engine, processes)
+        rows, _ = measure(job, make_exam(scale, job.split, QUESTIONS, job.shots))
+        largest = 0.0
+        before = outcomes[outcomes["step"] == 0].set_index(["benchmark", "question_id"])
+        again = pd.DataFrame(rows).set_index(["benchmark", "question_id"])
+        for name in ("correct", "valid"):
+            gap = (again[name].astype(float) - before.loc[again.index, name].astype(float)).abs() / again["n"]
+            largest = max(largest, gap.max() if gap.notna().any() else 0.0)
+            if gap.mean() > TOLERANCE:
+                return f"{name} samples before training differ by {gap.mean():.2g} of their number", largest
+        work = job.training()
+        for step in range(1, min(STEPS, work.steps) + 1):
+            metrics = work.update(step)
+            written = log[log["step"] == step].iloc[0]
+            for name, value in metrics.items():
+                if "time" in name or name.startswith("share_") or name not in written:
+                    continue
+                gap = _gap(value, written[name])
+                largest = max(largest, gap)
+                if gap > TOLERANCE and not name.startswith("sampling/"):  # rounding itself, no result
+                    return f"{name} of step {step} is {value:.6g}, it was {written[name]:.6g}", largest
+    return None, largest
+
+
+def _gap(value: float, before: float) -> float:
+    if math.isnan(value) and math.isnan(before):
+        return 0.0
+    return abs(value - before) / max(abs(before), 1e-6) if value != before else 0.0

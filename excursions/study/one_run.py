@@ -1,0 +1,242 @@
+"""Trains and measures one run and writes its folder.
+
+A run is resumed from its last saved state, evaluations from the last part that was measured, and ends with the same
+results; its folder appears when it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from excursions import tree
+from excursions.data.source import open_source
+from excursions.evaluation.outcomes import Exam, make_exam, measure_general, measure_outcomes
+from excursions.files import locked, read_json, write_json
+from excursions.models.model import load_model, load_weights, model_digest, one_thread, save_model, save_weights
+from excursions.models.processes import Processes
+from excursions.params import Scale, UserError
+from excursions.progress import Progress
+from excursions.recipes import PARENTS, RECIPES
+from excursions.results import tables
+from excursions.rollout.engines import start_engine
+from excursions.rollout.sampler import Sampler
+from excursions.study import code, provenance
+from excursions.study.run import Run, code_digest, fingerprint, parameters
+from excursions.training.recipes import Training, training
+
+SAVE_EVERY = 10  # RL steps between saved states, at least
+PART = 100  # questions that are measured together: what an interruption of an evaluation costs at most
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run with all that it works with."""
+
+    run: Run
+    scale: Scale
+    root: Path
+    model: torch.nn.Module  # placed on the processes
+    tokenizer: PreTrainedTokenizerBase
+    engine: Sampler
+    processes: Processes
+
+    @property
+    def shots(self) -> int:
+        """Worked examples in its prompts: a base checkpoint does not know the answer's form (paper, section 2)."""
+        return self.scale.evaluate.shots if RECIPES[self.run.recipe].make is None else 0
+
+    @property
+    def split(self) -> str:
+        """The questions that are asked: those of the test, but where settings are chosen."""
+        return self.scale.evaluate.split or "test"
+
+    def training(self) -> Training:
+        run = self.run
+        scale = self.scale.of(run.recipe)
+        return training(run.recipe, self.model, self.tokenizer, self.engine, scale, run.seed, self.processes)
+
+    def progress(self, what: str, total: int, done: int = 0) -> Progress:
+        return Progress(f"{self.run.name} {what}", total, done, quiet=not self.processes.is_main)
+
+
+def train_run(run: Run, scale: Scale, root: Path, processes: Processes, keep_model: bool = False) -> None:
+    """Computes one run. Raises UserError if somebody else is at it.
+
+    processes: those of the job, which compute it together. keep_model: the trained model is kept as a Hugging Face
+    folder in trained/.
+    """
+    one_thread()
+    torch.manual_seed(run.seed)
+    started = time.time()
+    scratch = run.scratch(root)
+    identity = _identity(run, root)
+    with locked(scratch / "lock", run.name) if processes.is_main else nullcontext():
+        model, tokenizer = start_model(run, scale, root, processes)
+        with closing(start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
+            job = Job(run, scale, root, model, tokenizer, engine, processes)
+            state = _train(job)
+        plain = processes.plain(model)
+        with job.progress("general benchmarks", 1) as progress:
+            general = measure_general(plain, tokenizer, open_source(scale).general(), processes)
+            progress.step()
+        if processes.is_main:
+            about = {
+                "parameters": parameters(run, scale),
+                "engine": asdict(scale.engine),
+                "versions": provenance.versions(),
+                "git_commit": provenance.git_commit(root),
+                "dirty": provenance.is_dirty(root),
+                "machine": provenance.machine(),
+                "processes": processes.describe(),
+                "wall_seconds": round(state["seconds"] + time.time() - started, 1),
+                "peak_memory_mb": provenance.peak_memory_mb(),
+                "fingerprint": fingerprint(run, scale, root),
+                "code": {"digest": code_digest(run, scale), "shown": "computed by it",
+                         "modules": code.run_modules(run.recipe, scale)},
+                "model_sha256": model_digest(plain),
+            }  # fmt: skip
+            outcomes = pd.DataFrame(state["outcomes"]).assign(**identity)
+            log = pd.DataFrame(state["log"]).assign(**identity)
+            folder = run.folder(root)
+            tables.write_run(folder, outcomes, general.assign(**identity), log, state["samples"], about)
+            if keep_model:
+                save_model(plain, tokenizer, tree.trained_folder(root, *run.cell), scale.pretrain.dtype)
+    processes.delete_state(scratch / "state")
+
+
+def start_model(
+    run: Run, scale: Scale, root: Path, processes: Processes
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model a run starts from, placed on the processes: its checkpoint, or the result of its parent (trained again,
+    with its own parents, if it is gone)."""
+    if run.parent is None:
+        model, tokenizer = load_model(run.checkpoint_folder(root))
+        return processes.place(model), tokenizer
+    parent, wanted = run.parent, fingerprint(run.parent, scale, root) + code_digest(run.parent, scale)
+    file = parent.scratch(root) / "trained.safetensors"
+    model, tokenizer = load_model(run.checkpoint_folder(root))
+    # The main process looks, for all: two that disagree about a file would wait for each other for ever.
+    if processes.join([load_weights(file, model, wanted)] if processes.is_main else []) == [True]:
+        if not processes.is_main:
+            load_weights(file, model, wanted)
+        return processes.place(model), tokenizer
+    del model
+    model, tokenizer = start_model(parent, scale, root, processes)
+    with closing(start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
+        job = Job(parent, scale, root, model, tokenizer, engine, processes)
+        work = job.training()
+        with job.progress(f"for {run.recipe}", work.steps) as progress:
+            for step in range(1, work.steps + 1):
+                work.update(step)
+                progress.step()
+    _save_trained(job)
+    return model, tokenizer
+
+
+def _train(job: Job) -> dict:
+    """All steps of a run with the evaluations before, between and after them, from the last saved state on."""
+    run, scale, processes, model = job.run, job.scale, job.processes, job.model
+    started = time.time()
+    work = job.training()
+    states = run.scratch(job.root) / "state"
+    wanted = fingerprint(run, scale, job.root) + code_digest(run, scale)
+    state = processes.load_about(states)
+    if state and state["fingerprint"] == wanted:
+        processes.load_tensors(states, model, work.optimizers)
+    else:
+        state = {"fingerprint": wanted, "step": -1, "log": [], "outcomes": [], "samples": [], "seconds": 0.0}
+    before = state["seconds"]
+    whole = make_exam(scale, job.split, getattr(scale.questions, job.split), job.shots)
+    short = make_exam(scale, job.split, scale.evaluate.questions_between, job.shots)
+    points = scale.evaluate.between + 1
+    between = {round(work.steps * i / points) for i in range(1, points)}
+    progress = job.progress("training", work.steps, max(0, state["step"]))
+    save_every = max(SAVE_EVERY, work.steps // 10)
+    for step in range(state["step"] + 1, work.steps + 1):
+        if step > 0:
+            metrics = work.update(step)
+            check_finite(metrics, run, step)
+            state["log"].append({"step": step, **metrics})
+            progress.step(**{name: metrics[name] for name in ("reward", "sft_loss") if name in metrics})
+        if step in (0, work.steps) or step in between:
+            rows, samples = measure(job, whole if step in (0, work.steps) else short)
+            state["outcomes"] += [{"step": step, **row} for row in rows]
+            if step in (0, work.steps):
+                state["samples"] += [{"step": step, **sample} for sample in samples]
+        state["step"] = step
+        if step % save_every == 0 and step < work.steps:
+            state["seconds"] = before + time.time() - started
+            processes.save_state(states, step, model, work.optimizers, state)
+    if run.recipe in PARENTS:
+        _save_trained(job)
+    state["seconds"] = before
+    return state
+
+
+def check_finite(metrics: dict[str, float], run: Run, step: int) -> None:
+    """Raises UserError if the training has diverged; the states saved before stay."""
+    for name, value in metrics.items():
+        if name in ("loss", "grad_norm", "sft_loss", "sft_grad_norm", "entropy") and not math.isfinite(value):
+            raise UserError(
+                f"{run.name} diverged: step {step} has {name} {value}. The last saved state before it is kept; lower "
+                f"the learning rate of {' and '.join(RECIPES[run.recipe].blocks)} in params.yaml."
+            )
+
+
+def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:
+    """Outcomes of the job's model, and the samples that are kept. What was measured of the same weights, questions and
+    code before is not measured again: the start of `sft_rl` is the end of `sft`, and all recipes without a parent start
+    from one checkpoint."""
+    processes = job.processes
+    plain = processes.plain(job.model)
+    measuring = code.digest(code.run_modules("base", job.scale))
+    about = [model_digest(plain), measuring, asdict(job.scale.engine)]
+    rows: list[dict] = []
+    samples: list[dict] = []
+    parts = exam.parts(PART)
+    loaded = False
+    with job.progress("evaluating", len(parts)) as progress:
+        for part in parts:
+            key = hashlib.sha256(json.dumps([*about, part.digest()], sort_keys=True).encode()).hexdigest()[:24]
+            file = tree.measured_file(job.root, key)
+            found = processes.join([read_json(file)] if processes.is_main else [])[0]
+            if found is None:
+                if not loaded:
+                    job.engine.load_weights(plain)
+                    loaded = True
+                found = measure_outcomes(part, job.engine, job.tokenizer, processes)
+                if processes.is_main:
+                    write_json(file, found)
+            rows += found[0]
+            samples += found[1]
+            progress.step()
+    return rows, samples
+
+
+def _save_trained(job: Job) -> None:
+    plain = job.processes.plain(job.model)
+    if job.processes.is_main:
+        wanted = fingerprint(job.run, job.scale, job.root) + code_digest(job.run, job.scale)
+        save_weights(job.run.scratch(job.root) / "trained.safetensors", plain, wanted)
+
+
+def _identity(run: Run, root: Path) -> dict[str, str | int]:
+    """The columns of all its tables. Raises UserError if the suite does not say how many tokens the checkpoint saw."""
+    tokens = tables.tokens_of(root, run.scale, run.suite, run.checkpoint)
+    return {**run.cell._asdict(), "tokens": tokens}
+
+
+def kept_models(runs: Iterable[Run], keep: tuple[str, ...]) -> set[Run]:
+    """Those of the runs whose trained model params.yaml wants kept, as <checkpoint>/seed-<k>; `base` trains nothing."""
+    return {run for run in runs if f"{run.checkpoint}/seed-{run.seed}" in keep and RECIPES[run.recipe].make is not None}

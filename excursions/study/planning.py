@@ -1,0 +1,212 @@
+"""What training and sampling need in operations and memory, from closed formulas. `costs` adds them up to a study.
+
+Operations (FLOPs) are those of matrix products; a multiplication and an addition are two. A weight costs 2 a token
+forward and 4 backward (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Attention and logits are added as in
+Hoffmann et al. 2022 (arXiv 2203.15556, appendix F): every position against every key, masked or not. Our changes: the
+MLP of OLMo2 has three matrices (SwiGLU), the input embedding is a look-up, and padding counts, because it is computed.
+
+Memory is per process. Weights, gradients and optimizer states are those of ZeRO (Rajbhandari et al. 2020, arXiv
+1910.02054, section 3.1), but with fp32 gradients, as this code has; FSDP2 shards all three. Activations are what
+autograd saves, counted for OLMo2 in the manner of Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1), with an
+attention that keeps no scores. Keys and values of the sampler: Pope et al. 2022 (arXiv 2211.05102, section 2).
+tests/test_planning.py holds all of these at nano's size against measured ones.
+
+Left out: normalizations, softmax, the optimizer and grading (no matrix products), communication, the libraries' own
+memory and fragmentation; that transformers' generation computes prompts for each sample, and rows that have ended. All
+models are counted as OLMo2 in the scale's shape, those of public suites too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass
+
+from excursions.data.source import open_source
+from excursions.params import Scale
+from excursions.training import sft
+
+HUB_VOCABULARY = 100_278  # tokens of allenai/OLMo-2-0425-1B
+# General benchmarks: items, passes through the model for one of them, tokens of a pass (characters at 4 a token).
+GENERAL = {
+    "lambada": (5153, 1, 82),
+    "hellaswag": (10042, 4, 91),
+    "arc_easy": (2376, 4, 39),
+    "arc_challenge": (1172, 4, 45),
+    "piqa": (1838, 2, 44),
+    "openbookqa": (500, 4, 19),
+}
+NANO_GENERAL = (1, 20)  # the choices of a nano item share a pass: they are of one token, or differ in the last only
+BATCH_TOKENS = 65_536  # max_batch_tokens of the embedded engine and of transformers'
+STAGES = ("pretraining", "sft", "rl", "parallel")  # that differ in memory
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the formulas need of a model."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+    vocabulary: int  # rows of the embedding and of the head
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights in the matrices of all layers: query, key, value and output, and the three of the MLP."""
+        return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.intermediate)
+
+    @property
+    def parameters(self) -> int:
+        """All: the matrices, four norms a layer (query, key, after attention, after MLP), the last one, both ends."""
+        return self.layer_weights + (4 * self.layers + 1) * self.hidden + 2 * self.vocabulary * self.hidden
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean lengths in tokens, and where they come from."""
+
+    prompt: float
+    solution: float
+    completion: float  # while and after training
+    untrained: float  # completions of a checkpoint as it is
+    kept: float  # share of the groups that are scored
+    source: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process. The first four are divided by the processes under FSDP2, the others are not."""
+
+    weights: float
+    gradients: float
+    adamw: float
+    snapshots: float  # of the parameters, in `parallel`
+    copies: float  # of the weights: in the precision of the products, and of a reference model
+    sampler: float
+    cache: float  # keys and values of the sampler
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        """Each process holds all of the model."""
+        return sum(astuple(self))
+
+    def sharded(self, processes: int) -> float:
+        """Total under FSDP2. Each process then keeps a whole copy of the weights besides, for the sampler."""
+        states = self.weights + self.gradients + self.adamw + self.snapshots
+        return states / processes + self.weights + self.total - states
+
+
+# ---- operations ----
+
+
+def model_shape(scale: Scale) -> Shape:
+    """The model that pretraining builds: the vocabulary is rounded up to a multiple of 16."""
+    source = open_source(scale)
+    tokens = len(source.tokenizer()) if source.made_here else HUB_VOCABULARY
+    model = scale.model
+    return Shape(model.hidden_size, model.layers, model.intermediate_size, -(-tokens // 16) * 16)
+
+
+def forward_flops(shape: Shape, tokens: float, keys: float, scored: float) -> float:
+    """Of a forward pass: `tokens` positions, each against `keys` positions, with logits for `scored` of them."""
+    attention = 4 * shape.layers * shape.hidden * keys
+    return tokens * (2 * shape.layer_weights + attention) + 2 * scored * shape.hidden * shape.vocabulary
+
+
+def training_flops(shape: Shape, tokens: float, keys: float, scored: float) -> float:
+    """Forward and backward."""
+    return 3 * forward_flops(shape, tokens, keys, scored)
+
+
+def rollout_flops(shape: Shape, prompts: float, samples: int, prompt: float, completion: float) -> float:
+    """Sampling: each prompt once for all its samples; the last token of a completion is not fed back."""
+    fed = prompts * samples * (completion - 1)
+    decoding = forward_flops(shape, fed, prompt + completion / 2, fed)
+    return forward_flops(shape, prompts * prompt, prompt, prompts) + decoding
+
+
+def rl_flops(shape: Shape, scale: Scale, lengths: Lengths) -> float:
+    """The gradients of one GRPO step: `grpo.rl_gradients` computes a prompt once in a micro batch for all completions
+    that are in it, drops groups whose rewards are equal (without KL), and repeats all for each inner step."""
+    rl = scale.rl
+    groups = rl.questions_per_step * (1.0 if rl.kl else lengths.kept)
+    rows = groups * rl.rollouts * (lengths.completion - 1)
+    prompts = groups * math.ceil(rl.rollouts / rl.micro_batch)
+    once = forward_flops(shape, prompts * lengths.prompt, lengths.prompt, prompts)
+    once += forward_flops(shape, rows, lengths.prompt + lengths.completion, rows)
+    passes = 3 + (1 if rl.kl else 0)  # forward and backward; the reference model forward
+    return passes * rl.inner_steps * once
+
+
+def general_flops(shape: Shape, scale: Scale) -> float:
+    """All general benchmarks once; the harness computes logits for all positions."""
+    total = 0.0
+    made_here = open_source(scale).made_here
+    for items, passes, tokens in GENERAL.values():
+        if made_here:
+            passes, tokens = NANO_GENERAL
+        items = min(items, scale.evaluate.general or items)
+        total += forward_flops(shape, items * passes * tokens, tokens, items * passes * tokens)
+    return total
+
+
+# ---- memory ----
+
+
+def activation_bytes(shape: Shape, tokens: float, mixed: bool) -> float:
+    """What autograd saves of `tokens` positions, without the logits.
+
+    A layer saves of each position: query, key, value and the attention's result (4 hidden), gate, SiLU of it, up and
+    their product (4 intermediate), the inputs of the products (2 hidden in fp32; autocast casts for each of the five),
+    all in the precision of the products; and in fp32 four norms' inputs and normalized values (8 hidden).
+    """
+    size, inputs = (2, 5) if mixed else (4, 2)
+    layer = size * ((4 + inputs) * shape.hidden + 4 * shape.intermediate) + 4 * 8 * shape.hidden
+    return tokens * (shape.layers * layer + (4 * 2 + size) * shape.hidden)
+
+
+def cache_bytes(shape: Shape, tokens: float, size: int) -> float:
+    """Keys and values of so many positions, `size` bytes a number."""
+    return 2 * shape.layers * shape.hidden * size * tokens
+
+
+def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, processes: int, mixed: bool) -> Memory:
+    """Bytes of one process at the peak of a stage, with completions of full length.
+
+    mixed: products in bfloat16 over fp32 weights (`--mixed_precision bf16`); else all in fp32. The logits of training
+    count three times in fp32 (themselves, their log-softmax, a gradient).
+    """
+    n, size = shape.parameters, 2 if mixed else 4
+    row = 4 * shape.vocabulary
+    sampler = cache = past = 0.0
+    if stage == "pretraining":
+        share = math.ceil(scale.pretrain.batch_size / processes)
+        tokens = min(share, scale.pretrain.micro_batch or share) * scale.model.context
+        logits = 3 * row * tokens
+    else:
+        rl, longest = scale.rl, lengths.prompt + scale.rl.max_new_tokens
+        tokens, logits = sft.MICRO_BATCH * longest, 3 * row * sft.MICRO_BATCH * longest
+        if stage in ("rl", "parallel"):
+            rows = min(rl.micro_batch, math.ceil(rl.questions_per_step * rl.rollouts / processes))
+            tokens = rows * rl.max_new_tokens + math.ceil(rows / rl.rollouts) * lengths.prompt
+            logits = 3 * row * rows * rl.max_new_tokens
+            past = cache_bytes(shape, rows * lengths.prompt, size)  # the prompt's, repeated for each completion
+        if scale.engine.name == "vllm":
+            sampler, cache = size * n, scale.engine.kv_cache_gb * 2**30
+        else:
+            prompts = math.ceil(rl.questions_per_step / processes)
+            wanted = prompts * (lengths.prompt + rl.rollouts * rl.max_new_tokens)
+            sampler, cache = 4 * n, cache_bytes(shape, min(BATCH_TOKENS, wanted), 4)
+    states = 2 if stage == "parallel" else 1
+    return Memory(
+        weights=4 * n,
+        gradients=4 * n,
+        adamw=states * 8 * n,
+        snapshots=8 * n if stage == "parallel" else 0,
+        copies=(2 * n if mixed else 0) + (4 * n if scale.rl.kl and stage in ("rl", "parallel") else 0),
+        sampler=sampler,
+        cache=cache,
+        activations=activation_bytes(shape, tokens, mixed) + past,
+        logits=logits,
+    )

@@ -1,0 +1,108 @@
+"""Many runs: those that are not there, `workers` at a time, in the order in which they need each other."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+
+from excursions.data.source import open_source
+from excursions.evaluation.general import check_tasks
+from excursions.models.launch import end_with, is_first, is_launched
+from excursions.models.processes import Processes
+from excursions.params import Scale, UserError
+from excursions.progress import Progress
+from excursions.recipes import RECIPES
+from excursions.results import tables
+from excursions.study import equality
+from excursions.study.one_run import train_run
+from excursions.study.run import Run, status
+
+
+def train_runs(wanted: Sequence[Run], scale: Scale, root: Path, keep: Iterable[Run] = ()) -> list[Run]:
+    """Computes those of the wanted runs that are not there yet; returns them.
+
+    A run whose code has changed since is shown to be equal where that can be done, and else computed again. A run that
+    fails does not stop the others; all failures are told at the end. Raises UserError then. Under a launcher of several
+    processes all of them compute one run after the other, together. keep: runs whose trained model is kept.
+    """
+    for checkpoint in dict.fromkeys(run.checkpoint for run in wanted):
+        tables.tokens_of(root, wanted[0].scale, wanted[0].suite, checkpoint)  # what a run would miss after its hours
+    source = open_source(scale)
+    todo, changed = [], []
+    for run in wanted:
+        {"there": [], "code changed": changed, "to compute": todo}[status(run, scale, root)].append(run)
+    if (todo or changed) and not source.made_here:
+        check_tasks(source.general())  # what cannot be had is told now, not after the training
+    if is_first():
+        there = len(wanted) - len(todo) - len(changed)
+        more = f", {len(changed)} to show equal as their code changed" if changed else ""
+        print(f"{there} of {len(wanted)} runs are there already, {len(todo)} to compute{more}", flush=True)
+    if is_launched():
+        processes = Processes()
+        for run in in_order(todo + changed):
+            train_run(run, scale, root, processes, run in set(keep))
+        return todo + changed
+    if changed:
+        todo += equality.show_runs(changed, scale, root)
+    todo = in_order(todo)
+    if todo:
+        _pool(todo, scale, root, set(keep))
+    return todo
+
+
+def in_order(runs: Iterable[Run]) -> list[Run]:
+    """By checkpoint as they come; within one, runs that others start from first, then those with most steps to go."""
+    runs = list(runs)
+    checkpoints = list(dict.fromkeys(run.checkpoint for run in runs))
+
+    def rank(run: Run) -> tuple:
+        recipe = RECIPES[run.recipe]
+        waiting = sum(run.recipe in other.ancestors for other in RECIPES.values())
+        return checkpoints.index(run.checkpoint), recipe.make is None, -waiting, -len(recipe.blocks), run.seed
+
+    return sorted(runs, key=rank)
+
+
+def _pool(todo: list[Run], scale: Scale, root: Path, keep: set[Run]) -> None:
+    progress = Progress("runs", len(todo), unit="runs")
+    failures, waiting = [], list(todo)
+    working: dict[Future, Run] = {}
+    # A new process for each run, so that its peak memory is its own. The server that forks them has imported what they
+    # need and has run nothing, so that a start costs no seconds and no thread of torch is lost in a fork.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["excursions.study.one_run", "lm_eval.evaluator", "lm_eval.models.huggingface"])
+    with ProcessPoolExecutor(scale.workers, context, end_with, (os.getpid(),), max_tasks_per_child=1) as pool:
+        while waiting or working:
+            pending = {*waiting, *working.values()}
+            ready = [run for run in waiting if not pending & set(_ancestors(run))]
+            for run in ready[: scale.workers - len(working)]:
+                waiting.remove(run)
+                working[pool.submit(_alone, run, scale, root, run in keep)] = run
+            for done in wait(working, return_when=FIRST_COMPLETED).done:
+                failures += _failure(working.pop(done), done)
+                progress.step()
+    if failures:
+        raise UserError("\n".join([f"{len(failures)} of {len(todo)} runs failed; the others are complete.", *failures]))
+
+
+def _alone(run: Run, scale: Scale, root: Path, keep_model: bool) -> None:
+    """In a process of its own."""
+    train_run(run, scale, root, Processes(), keep_model)
+
+
+def _ancestors(run: Run) -> list[Run]:
+    return [] if run.parent is None else [run.parent, *_ancestors(run.parent)]
+
+
+def _failure(run: Run, done: Future) -> list[str]:
+    """What a failed run says: a sentence for a mistake or a full disk, a whole traceback for a fault of the program."""
+    error = done.exception()
+    if error is None:
+        return []
+    if not isinstance(error, UserError | OSError):
+        sys.excepthook(type(error), error, error.__traceback__)
+    return [f"{run.name}: {error or type(error).__name__}"]

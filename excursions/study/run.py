@@ -1,0 +1,118 @@
+"""One run, a recipe from a checkpoint with a seed: what it depends on, and whether its results are there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from excursions import tree
+from excursions.data.loading import questions_digest
+from excursions.files import file_digest
+from excursions.models import suites
+from excursions.models.model import weight_files
+from excursions.params import Scale
+from excursions.recipes import RECIPES
+from excursions.study import code
+
+Status = Literal["there", "code changed", "to compute"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which run: names as in the results tree."""
+
+    scale: str
+    suite: str
+    checkpoint: str
+    recipe: str
+    seed: int
+
+    @property
+    def cell(self) -> tree.Cell:
+        return tree.Cell(self.scale, self.suite, self.checkpoint, self.recipe, self.seed)
+
+    @property
+    def name(self) -> str:
+        suite = "" if self.suite == "main" else f"{self.suite} "
+        return f"{suite}{self.checkpoint} {self.recipe} seed-{self.seed}"
+
+    @property
+    def parent(self) -> Run | None:
+        """The run whose trained model it starts from, if any."""
+        parent = RECIPES[self.recipe].parent
+        return None if parent is None else replace(self, recipe=parent)
+
+    def folder(self, root: Path) -> Path:
+        """Where its results are."""
+        return tree.run_folder(root, *self.cell)
+
+    def scratch(self, root: Path) -> Path:
+        """Where its unfinished state is, and the model that others start from; not in git."""
+        return tree.scratch_folder(root, *self.cell)
+
+    def checkpoint_folder(self, root: Path) -> Path:
+        """The checkpoint that it, or the first of its ancestors, starts from."""
+        return suites.checkpoint_folder(root, self.scale, self.suite, self.checkpoint)
+
+
+def parameters(run: Run, scale: Scale) -> dict[str, dict]:
+    """The blocks of params.yaml that a run depends on. A key that is null changes nothing and is left out."""
+    seen = scale.of(run.recipe)
+    return {block: without_nulls(asdict(getattr(seen, block))) for block in RECIPES[run.recipe].reads}
+
+
+def without_nulls(values: dict) -> dict:
+    """A block without its keys that are null."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def fingerprint(run: Run, scale: Scale, root: Path) -> str:
+    """Hash of all that the run depends on but its code: parameters, questions, the checkpoint's files, its parent."""
+    about: dict[str, object] = {
+        "recipe": run.recipe,
+        "seed": run.seed,
+        "parameters": parameters(run, scale),
+        "engine": [scale.engine.name, scale.engine.importance_cap],
+        "questions": questions_digest(scale),
+    }
+    if run.parent is None:
+        files = weight_files(run.checkpoint_folder(root))
+        about["files"] = {file.name: _digest(file, file.stat().st_mtime_ns) for file in files}
+    else:
+        about["parent"] = fingerprint(run.parent, scale, root)
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _digest(file: Path, changed: int) -> str:
+    return file_digest(file)
+
+
+def code_digest(run: Run, scale: Scale) -> str:
+    """Digest of the code that computes the run."""
+    return code.digest(code.run_modules(run.recipe, scale))
+
+
+def about(run: Run, root: Path) -> dict | None:
+    """run.json of a run that has results; None for one that has none, or none that can be read."""
+    try:
+        found = json.loads((run.folder(root) / "run.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def status(run: Run, scale: Scale, root: Path) -> Status:
+    """Whether the results tree holds this very run.
+
+    `code changed`: parameters and inputs are the same, but the code that computes it is not what computed it: it is to
+    be shown equal (`equality.show`) or to be computed again.
+    """
+    found = about(run, root)
+    if found is None or found.get("fingerprint") != fingerprint(run, scale, root):
+        return "to compute"
+    return "there" if found.get("code", {}).get("digest") == code_digest(run, scale) else "code changed"

@@ -1,0 +1,1 @@
+"""Pretraining, the three updates (GRPO, SFT, parallel averaging), and the recipes made of them."""

@@ -1,0 +1,66 @@
+"""Every path of the project's tree, once. `root` is the project's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Cell(NamedTuple):
+    """The names of one run in the results tree."""
+
+    scale: str
+    suite: str
+    checkpoint: str
+    recipe: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Its folder below results/, scratch/ or trained/."""
+        return Path(self.scale, self.suite, self.checkpoint, self.recipe, f"seed-{self.seed}")
+
+
+def run_folder(root: Path | str, *cell: str | int) -> Path:
+    """Where the results of a run are: root/results/<scale>/<suite>/<checkpoint>/<recipe>/seed-<k>."""
+    return Path(root) / "results" / Cell(*cell).path
+
+
+def scratch_folder(root: Path | str, *cell: str | int) -> Path:
+    """Where the unfinished state of a run and the model that others start from are; not in git."""
+    return Path(root) / "scratch" / Cell(*cell).path
+
+
+def trained_folder(root: Path | str, *cell: str | int) -> Path:
+    """Where the trained model of a run is kept, if it is."""
+    return Path(root) / "trained" / Cell(*cell).path
+
+
+def run_folders(root: Path | str, scale: str, suite: str) -> Iterator[tuple[Cell, Path]]:
+    """The runs of a suite that have results, by name."""
+    for folder in sorted((Path(root) / "results" / scale / suite).glob("[!.]*/[!.]*/seed-*")):
+        checkpoint, recipe, seed = folder.parts[-3:]
+        if seed.removeprefix("seed-").isdigit():
+            yield Cell(scale, suite, checkpoint, recipe, int(seed.removeprefix("seed-"))), folder
+
+
+def suites_with_results(root: Path | str, scale: str) -> list[str]:
+    """Names of the suites that have results, and main."""
+    folder = Path(root) / "results" / scale
+    return sorted({"main", *(path.name for path in folder.glob("[!.]*") if path.is_dir())})
+
+
+def suite_folder(root: Path | str, scale: str, suite: str) -> Path:
+    """Where the checkpoints of a suite of our own are, and suite.json of any suite."""
+    return Path(root) / "checkpoints" / scale / suite
+
+
+def pretraining_scratch(root: Path | str, scale: str, suite: str) -> Path:
+    """Where the state of an unfinished pretraining is."""
+    return Path(root) / "scratch" / scale / suite / "pretrain"
+
+
+def measured_file(root: Path | str, key: str) -> Path:
+    """What was measured of a model, by the digest of all it depends on; not in git."""
+    return Path(root) / "scratch" / "measured" / f"{key}.json"

@@ -1,0 +1,52 @@
+"""What others publish and cite the project by agrees with the project, and names nothing that is not there."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+import excursions
+
+ROOT = Path(__file__).parents[1]
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+ZENODO = json.loads((ROOT / ".zenodo.json").read_text(encoding="utf-8"))
+
+
+def test_citation_and_archive_are_of_this_version():
+    assert CITATION["version"] == ZENODO["version"] == excursions.__version__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", str(CITATION["date-released"]))
+    assert CITATION["title"] == ZENODO["title"] and CITATION["license"] == ZENODO["license"] == "MIT"
+    (paper,) = CITATION["preferred-citation"]["identifiers"]
+    (related,) = ZENODO["related_identifiers"]
+    assert paper["value"] == related["identifier"] == "arXiv:2606.04272"
+
+
+def test_workflows_use_what_is_there():
+    workflows = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / ".github/workflows").glob("*.yml")}
+    assert set(workflows) == {"ci", "pages"}
+    for text in workflows.values():
+        assert yaml.safe_load(text)["jobs"]
+    (command,) = re.findall(r"run: bash (\S+)", workflows["ci"])
+    assert (ROOT / command).is_file()
+    (copied,) = re.findall(r"cp -r (.+) site", workflows["pages"])
+    assert all((ROOT / name).exists() for name in copied.split())
+
+
+def test_pages_are_published_with_all_that_they_link_to():
+    (copied,) = re.findall(r"cp -r (.+) site", (ROOT / ".github/workflows/pages.yml").read_text(encoding="utf-8"))
+    templates = [path.read_text(encoding="utf-8") for path in (ROOT / "excursions/findings/pages").rglob("*.j2")]
+    templates.append((ROOT / "excursions/findings/pages/explorer.js").read_text(encoding="utf-8"))
+    linked = {name for text in templates for name in re.findall(r"\.\./\.\./([\w.]+)", text)}
+    assert linked and linked <= set(copied.split())
+
+
+def test_the_container_makes_what_the_makefile_has():
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"&& make ([\w./-]+)", text) + re.findall(r'"make", "(\w+)"', text)
+    assert targets == [".venv/.installed", "repro"]
+    for target in targets:
+        assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), target
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert {".venv", ".venv-vllm", "scratch"} <= set(ignored) and ".git" not in ignored
