@@ -90,7 +90,7 @@ class Top:
     scales: tuple[str, ...] = key("that `dvc repro` runs", NAME)
     checkpoints: tuple[str, ...] = key("of the suite main that runs start from, each in `pretrain.save`", CHECKPOINT)
     recipes: tuple[str, ...] = key("of the study", RECIPES)
-    seeds: tuple[int, ...] = key("of every run", SEED)
+    seeds: tuple[int, ...] = key("of every run; none: `more_seeds` names the runs one by one", SEED)
     more_seeds: dict[str, dict[str, tuple[int, ...]]] = key("recipe -> checkpoint -> seeds of these runs besides", SEED)
     keep_models: tuple[str, ...] = key("cells whose trained models are kept in trained/", KEPT)
 
@@ -233,7 +233,7 @@ def _changed(scale: Scale, values: dict, where: str, by: str) -> Scale:
 def _check_study(study: Study) -> None:
     """What must hold between the scales, the suites and the keys beside them."""
     path = study.path
-    for name in ("scales", "checkpoints", "recipes", "seeds"):
+    for name in ("scales", "checkpoints", "recipes"):
         _check_list(getattr(study, name), name, path)
     for name in study.scales:
         scale = study.scale(one_of(name, study.blocks, f"scale (key 'scales' of {path})"))
