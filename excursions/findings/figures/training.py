@@ -159,7 +159,7 @@ def phase_map(phases: pd.DataFrame) -> Figure:
 
 def _grid(axes: Axes, table: pd.DataFrame, column: str) -> pd.DataFrame:
     """A table checkpoint x step, with the axes of its map."""
-    wide = table.assign(chinchilla=table["chinchilla"].round(6)).pivot(
+    wide = table.assign(chinchilla=table["chinchilla"].astype(float).round(6)).pivot(
         index="chinchilla", columns="rl_step", values=column
     )
     every = -(-wide.shape[1] // 4)
