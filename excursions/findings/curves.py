@@ -140,9 +140,9 @@ def dynamics(tables: Tables, role: str = "easy", suite: str = "main") -> pd.Data
             points = _with_seeds(common.assign(recipe=pipeline), ["step"])
             found.append(points[points["k"] != 8].assign(pipeline=pipeline))
     columns = [*WHERE, "recipe", "benchmark", "step", "k", "seed", "n_seeds", "n_questions", *INTERVAL, "pipeline"]
-    points = _finished(pd.concat(found) if found else pd.DataFrame(columns=columns), tables)
-    stage = points["step"].map({-2: "base", -1: "sft", 0: ZERO_SHOT})
-    points = points.assign(stage=stage.where(stage.notna(), "rl"), rl_step=points["step"].clip(lower=0))
+    points = _finished(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns), tables)
+    stage = points["step"].map(lambda step: {-2: "base", -1: "sft", 0: ZERO_SHOT}.get(step, "rl"))
+    points = points.assign(stage=stage, rl_step=points["step"].clip(lower=0))
     return points.drop(columns="step")
 
 
@@ -233,7 +233,7 @@ def gaming(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFr
     columns = [*WHERE, "recipe", "rl_step", "measure", "seed", "n_seeds", *INTERVAL]
     points = _finished(pd.DataFrame(found, columns=columns), tables)
     last = points.groupby(["checkpoint", "recipe"], observed=True)["rl_step"].transform("max")
-    return points.assign(is_last=points["rl_step"] == last)
+    return points.assign(is_last=(points["rl_step"] == last).astype(bool))
 
 
 # ---- between suites
@@ -245,7 +245,7 @@ def varied(tables: Tables, arms: Sequence[tuple[str, str, float]]) -> pd.DataFra
     arms: (suite, recipe, value of the setting). Columns: those of `pass_at_k` and value; role is general, and k is 0,
     where the estimate is a change of accuracy, which is from base of the suite main.
     """
-    found = [pass_at_k(tables, [])]
+    found = [pass_at_k(tables, []).assign(value=np.nan)]
     for suite, recipe, value in (arm for arm in arms if arm[0] in tables.parameters):
         found.append(pass_at_k(tables, [recipe], suite).assign(value=value))
         rows = tables.general

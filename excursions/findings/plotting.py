@@ -32,10 +32,11 @@ class Look(NamedTuple):
     marker: str
     label: str
     dashes: str = "-"
+    filled: bool = True  # its markers
 
 
 LOOKS = {recipe.name: Look(recipe.color, recipe.marker, recipe.label, recipe.dashes) for recipe in RECIPES.values()}
-LOOKS["base_0shot"] = Look("#7f7f7f", "o", "base 0-shot", ":")  # where every recipe starts
+LOOKS["base_0shot"] = Look("#7f7f7f", "o", "base 0-shot", ":", filled=False)  # where every recipe starts
 DASHES = {1: "-", 8: "--", 32: ":"}  # of pass@k, where curves of several k share a panel
 GREY = "#777777"
 PAPER = "#fbf8f0"  # the ground of the paper's panels
@@ -169,8 +170,7 @@ BEST_OF_4 = Line2D([], [], color=LOOKS["rl"].color, marker="s", mfc="white", lw=
 
 
 def _face(look: Look, ground: str) -> str:
-    """Markers of the 0-shot base are open."""
-    return ground if look.dashes == ":" else look.color
+    return look.color if look.filled else ground
 
 
 def curve(axes: Axes, points: pd.DataFrame, look: Look, band: bool = True, width: float = 1.5) -> None:
@@ -185,7 +185,7 @@ def curve(axes: Axes, points: pd.DataFrame, look: Look, band: bool = True, width
             axes.plot(run["x"], run["estimate"], color=look.color, lw=0.6, alpha=0.45, zorder=2.5)
         points = points[points["seed"].isna()]
     size = 6 if look.marker in "PX*" else 4.5  # thin shapes need more room
-    edge = look.color if look.dashes == ":" else "white"
+    edge = "white" if look.filled else look.color
     axes.plot(
         points["x"], points["estimate"], look.dashes, color=look.color, marker=look.marker, ms=size,
         mfc=_face(look, axes.get_facecolor()), mec=edge, mew=0.7, lw=width, zorder=3,

@@ -42,6 +42,8 @@ def table(rows: pd.DataFrame, index: list[str], columns: list[str], caption: str
     """
     if "seed" in rows.columns:
         rows = rows[rows["seed"].notna() == ("seed" in [*index, *columns])]
+    if rows.empty:
+        return HTML(f"<p>{html.escape(caption)}: nothing measured.</p>")
     shown = rows.assign(shown=[_interval(row) for row in rows.to_dict("records")])
     for column in {*index, *columns} & {"recipe", "k", "chinchilla"}:
         shown[column] = shown[column].map(NAMES[column])

@@ -175,12 +175,11 @@ def _key(axes: Axes, points: pd.DataFrame, column: str, words: str) -> None:
     """Which curve is which, inside the panel."""
     values = sorted(set(points[column]))
     if not values:
-        return nothing(axes)
+        nothing(axes)
     for number, value in enumerate(reversed(values)):
         color = _sequence(len(values), len(values) - 1 - number, "").color
         place = (0.03, 0.95 - 0.11 * number)
         axes.text(*place, words.format(value), transform=axes.transAxes, size=7, color=color, va="top")
-    return None
 
 
 def _sequence(count: int, number: int, label: str) -> Look:

@@ -159,7 +159,7 @@ def phase_map(phases: pd.DataFrame) -> Figure:
 
 def _grid(axes: Axes, table: pd.DataFrame, column: str) -> pd.DataFrame:
     """A table checkpoint x step, with the axes of its map."""
-    wide = table.assign(chinchilla=table["chinchilla"].round(6)).pivot(
+    wide = table.assign(chinchilla=table["chinchilla"].astype(float).round(6)).pivot(
         index="chinchilla", columns="rl_step", values=column
     )
     every = -(-wide.shape[1] // 4)
@@ -173,10 +173,12 @@ def _grid(axes: Axes, table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _map(axes: Axes, table: pd.DataFrame, reach: float) -> None:
+    """A change in each cell, with its number; the same colour is the same change in all maps of one reach."""
     wide = _grid(axes, table, "estimate")
     if wide.empty:
-        return nothing(axes)
-    axes.pcolormesh(wide.to_numpy(float), cmap="RdBu", vmin=-reach, vmax=reach, **_cells(axes, wide))
+        nothing(axes)
+        return
+    _cells(axes, wide, cmap="RdBu", vmin=-reach, vmax=reach)
     low, high = (_grid(axes, table, end).to_numpy(float) for end in ("ci_low", "ci_high"))
     small = 6.5 if wide.shape[1] <= 6 else 5
     for (y, x), value in np.ndenumerate(wide.to_numpy(float)):
@@ -185,22 +187,22 @@ def _map(axes: Axes, table: pd.DataFrame, reach: float) -> None:
             weight = "bold" if low[y, x] > 0 or high[y, x] < 0 else "normal"
             color = "white" if abs(value) > 0.65 * reach else "#222222"
             axes.text(x, y, text, ha="center", va="center", size=small, weight=weight, color=color)
-    return None
 
 
 def _kind_map(axes: Axes, kinds: pd.DataFrame) -> None:
-    if kinds.empty:
-        return nothing(axes)
     wide = _grid(axes, kinds.assign(number=kinds["kind"].map(headlines.KINDS.index)), "number")
-    colors = ListedColormap(KIND_COLORS)
-    axes.pcolormesh(wide.to_numpy(float), cmap=colors, vmin=-0.5, vmax=3.5, **_cells(axes, wide))
-    return None
+    if wide.empty:
+        nothing(axes)
+    else:
+        _cells(axes, wide, cmap=ListedColormap(KIND_COLORS), vmin=-0.5, vmax=3.5)
 
 
-def _cells(axes: Axes, wide: pd.DataFrame) -> dict[str, object]:
-    axes.set_xlim(-0.5, wide.shape[1] - 0.5)
-    axes.set_ylim(-0.5, wide.shape[0] - 0.5)
-    return {"edgecolor": "white", "linewidth": 0.8, "shading": "nearest", "rasterized": False}
+def _cells(axes: Axes, wide: pd.DataFrame, **colors: object) -> None:
+    height, width = wide.shape
+    edges = np.arange(width + 1) - 0.5, np.arange(height + 1) - 0.5
+    axes.pcolormesh(*edges, wide.to_numpy(float), edgecolor="white", linewidth=0.8, **colors)
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(-0.5, height - 0.5)
 
 
 @styled
@@ -260,11 +262,11 @@ def reward_gaming(points: pd.DataFrame) -> Figure:
 def _right_and_derived(axes: Axes, table: pd.DataFrame, recipe: str) -> None:
     mean = table[table["seed"].isna()].sort_values("rl_step")
     if mean.empty:
-        return nothing(axes)
+        nothing(axes)
+        return
     right, derived = (table[table["measure"] == name].assign(x=table["rl_step"]) for name in ("correct", "valid"))
     curve(axes, right, LOOKS[recipe], band=False)
     curve(axes, derived, LOOKS[recipe]._replace(dashes=":"), band=False)
     above, below = (mean[mean["measure"] == name] for name in ("correct", "valid"))
     x = above["rl_step"].astype(float)
     axes.fill_between(x, below["estimate"], above["estimate"], color=LOOKS[recipe].color, alpha=0.15, lw=0)
-    return None
