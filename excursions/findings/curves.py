@@ -248,6 +248,8 @@ def varied(tables: Tables, arms: Sequence[tuple[str, str, float]]) -> pd.DataFra
     found = [pass_at_k(tables, []).assign(value=np.nan)]
     for suite, recipe, value in (arm for arm in arms if arm[0] in tables.parameters):
         found.append(pass_at_k(tables, [recipe], suite).assign(value=value))
+        if recipe == "base":  # the general benchmarks are 0-shot: their answers do not change with the examples
+            continue
         rows = tables.general
         own = rows[(rows["suite"] == suite) & (rows["recipe"] == recipe)]
         base = rows[(rows["suite"] == "main") & (rows["recipe"] == "base")]
