@@ -33,7 +33,7 @@ from excursions.blocks import (
 from excursions.keys import NAME, TEXT, Pattern, Range, UserError, build, checked_name, key, listed, one_of
 
 __all__ = [  # what the other modules take from here
-    "ENGINES", "RECIPES", "Engine", "Evaluate", "Hub", "Lora", "Model", "OwnSuite", "Parallel", "Pretrain",
+    "ENGINES", "RECIPES", "SEED", "Engine", "Evaluate", "Hub", "Lora", "Model", "OwnSuite", "Parallel", "Pretrain",
     "PublicSuite", "Questions", "Revision", "Rl", "Scale", "Sft", "Study", "Style", "UserError", "checked_name",
     "keys_table", "load", "one_of", "percent",
 ]  # fmt: skip
