@@ -90,7 +90,7 @@ class Top:
     scales: tuple[str, ...] = key("that `dvc repro` runs", NAME)
     checkpoints: tuple[str, ...] = key("of the suite main that runs start from, each in `pretrain.save`", CHECKPOINT)
     recipes: tuple[str, ...] = key("of the study", RECIPES)
-    seeds: tuple[int, ...] = key("of every run", SEED)
+    seeds: tuple[int, ...] = key("of every run; none: `more_seeds` names the runs one by one", SEED)
     more_seeds: dict[str, dict[str, tuple[int, ...]]] = key("recipe -> checkpoint -> seeds of these runs besides", SEED)
     keep_models: tuple[str, ...] = key("cells whose trained models are kept in trained/", KEPT)
 
@@ -234,7 +234,7 @@ def _check_study(study: Study) -> None:
     """What must hold between the scales, the suites and the keys beside them."""
     path = study.path
     for name in ("scales", "checkpoints", "recipes", "seeds"):
-        _check_list(getattr(study, name), name, path)
+        _check_list(getattr(study, name), name, path, at_least=0 if name == "seeds" else 1)
     for name in study.scales:
         scale = study.scale(one_of(name, study.blocks, f"scale (key 'scales' of {path})"))
         for checkpoint in study.checkpoints:
@@ -290,9 +290,9 @@ def _check_suite(study: Study, name: str, suite: PublicSuite | OwnSuite) -> None
             )
 
 
-def _check_list(found: tuple, name: str, path: str) -> None:
-    if not found or len(set(found)) < len(found):
-        raise UserError(f"{path}: '{name}' is [{listed(found)}]; accepted: one or more, each once.")
+def _check_list(found: tuple, name: str, path: str, at_least: int = 1) -> None:
+    if not at_least <= len(found) == len(set(found)):
+        raise UserError(f"{path}: '{name}' is [{listed(found)}]; accepted: {at_least} or more, each once.")
 
 
 def keys_table() -> str:

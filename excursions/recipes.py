@@ -19,6 +19,7 @@ class Recipe:
     label: str  # in figures and tables
     color: str
     marker: str
+    dashes: str = "-"  # of its curves; dashed: what has seen all gold solutions
     make: str | None = None  # the module of `training` whose `make` gives its updates; None trains nothing
     blocks: tuple[str, ...] = ()  # of params.yaml that its own training reads
     parent: str | None = None  # the recipe whose result it starts from; None is the checkpoint
@@ -39,13 +40,13 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("base", "base", "#333333", "o"),
+        Recipe("base", "base (few-shot)", "#222222", "o"),
         Recipe("rl", "RL", "#0173b2", "s", make="rl", blocks=("rl",)),
         Recipe("sft", "SFT (one solution)", "#de8f05", "^", make="sft", blocks=("sft",)),
-        Recipe("sft_gold", "SFT-Gold (all solutions)", "#d55e00", "v", make="sft", blocks=("sft",), gold=True),
+        Recipe("sft_gold", "SFT-Gold (all solutions)", "#8c2d04", "v", "--", make="sft", blocks=("sft",), gold=True),
         Recipe("sft_rl", "SFT → RL", "#029e73", "D", make="rl", blocks=("rl",), parent="sft"),
-        Recipe("sft_gold_rl", "SFT-Gold → RL", "#56b4e9", "P", make="rl", blocks=("rl",), parent="sft_gold"),
-        Recipe("parallel", "parallel averaging", "#cc78bc", "X", make="parallel", blocks=("rl", "sft", "parallel")),
+        Recipe("sft_gold_rl", "SFT-Gold → RL", "#6a3d9a", "P", "--", make="rl", blocks=("rl",), parent="sft_gold"),
+        Recipe("parallel", "parallel averaging", "#e7298a", "X", make="parallel", blocks=("rl", "sft", "parallel")),
     )
 }
 PARENTS = {recipe.parent for recipe in RECIPES.values() if recipe.parent}  # whose trained models others start from

@@ -1,5 +1,6 @@
-"""The figures show the tables' numbers, look the same everywhere, and have the same bytes every time."""
+"""The figures show what the tables have and no more, look the same everywhere, and have the same bytes every time."""
 
+import dataclasses
 import itertools
 
 import matplotlib
@@ -7,54 +8,93 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from synthetic import PARAMETERS, make_study
+from synthetic import make_study
 
-from excursions.findings import figures, plotting, report
+from excursions.findings import curves, figures, headlines, plotting, report
 from excursions.findings.plotting import LOOKS
 from excursions.params import RECIPES, UserError
 from excursions.results import tables as results
 
+WEIGHTS = [("main", "sft", 0.0), ("weight-25", "parallel", 0.25), ("main", "parallel", 0.5), ("main", "rl", 1.0)]
+SHOTS = [("main", "base", 2.0), ("shots-0", "base", 0.0)]
+
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    return results.load_tables(make_study(tmp_path_factory.mktemp("study"), seeds=(0, 1)), "nano")
+    root = make_study(tmp_path_factory.mktemp("study"), seeds=(0, 1))
+    make_study(root, ("p20",), ("parallel",), (0, 1), suite="weight-25")
+    make_study(root, ("p20",), ("base",), suite="shots-0")
+    for rollouts in (5, 64):
+        make_study(root, ("p20",), ("rl",), (0, 1), suite=f"rollouts-{rollouts}", rollouts=rollouts)
+    return dataclasses.replace(plain(results.load_tables(root, "nano")), floors={("easy", 1): 0.1, ("easy", 32): 3.0})
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     names = ("p04", "p08", "p12", "p20", "p24", "p28", "p40", "p56", "p88")
-    return results.load_tables(make_study(tmp_path_factory.mktemp("study"), names), "nano")
+    return plain(results.load_tables(make_study(tmp_path_factory.mktemp("study"), names), "nano"))
 
 
-def draw_all(tables, checkpoint="p20"):
-    pass_at_k, general = report.pass_at_k(tables), report.general(tables)
+def plain(tables):
+    """Tables in memory, to be changed."""
+    return results.Tables(tables.scale, tables.outcomes, tables.general, tables.parameters, tables.training)
+
+
+def root_of(tables, tmp_path):
+    """A folder with the run.json of suites with other numbers of rollouts."""
+    for rollouts in (5, 64):
+        if f"rollouts-{rollouts}" in tables.parameters:
+            make_study(tmp_path, ("p20",), ("rl",), suite=f"rollouts-{rollouts}", rollouts=rollouts)
+    return tmp_path
+
+
+def draw_all(tables, root):
+    pairs = [*curves.pairs_with_base(), ("rl", "sft"), ("rl", "sft_gold"), ("sft_rl", "sft")]
+    pairs += [("parallel", other) for other in ("rl", "sft", "sft_rl")]
+    points, changes, floors = curves.pass_at_k(tables), curves.gains(tables, pairs), tables.floors
+    general, lost = curves.general(tables), curves.general_gains(tables)
+    varied = {"shots": curves.varied(tables, SHOTS), "epochs": curves.varied(tables, [("main", "sft", 5.0)])}
+    varied["kl"] = curves.varied(tables, [("main", "rl", 0.0)])
     return {
-        "checkpoints": figures.checkpoints(pass_at_k, general, PARAMETERS),
-        "early_rl": figures.early_rl(pass_at_k, PARAMETERS),
-        "scarce_demonstrations": figures.scarce_demonstrations(pass_at_k, PARAMETERS),
-        "sharpening_or_expansion": figures.sharpening_or_expansion(report.dynamics(tables, checkpoint)),
-        "suite": figures.suite(pass_at_k, PARAMETERS),
-        "general_capabilities": figures.general_capabilities(general, PARAMETERS),
-        "parallel_averaging": figures.parallel_averaging(pass_at_k, general, PARAMETERS),
+        "checkpoints": figures.checkpoints(points, general, floors),
+        "early_rl": figures.early_rl(points, changes, floors),
+        "scarce_demonstrations": figures.scarce_demonstrations(points, changes, floors),
+        "suite": figures.suite(points, changes, floors),
+        "general_capabilities": figures.general_capabilities(general, lost),
+        "parallel_averaging": figures.parallel_averaging(points, lost, changes, floors),
+        "sharpening": figures.sharpening_or_expansion(curves.dynamics(tables), curves.logs(tables), changes),
+        "phase_map": figures.phase_map(curves.phases(tables)),
+        "reward_gaming": figures.reward_gaming(curves.gaming(tables)),
+        "combination": figures.combination(curves.varied(tables, WEIGHTS)),
+        "ablations": figures.ablations(curves.rollouts(tables, root), varied),
     }
 
 
+def said(figure):
+    """All that is written outside the panels."""
+    return " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
+
+
 def test_every_recipe_has_its_own_colour_and_marker():
-    assert set(LOOKS) == set(RECIPES)
-    for kind in ("color", "marker", "label"):
-        assert len({getattr(look, kind) for look in LOOKS.values()}) == len(RECIPES)
+    assert set(LOOKS) == {*RECIPES, curves.ZERO_SHOT}
+    for kind in ("color", "label"):
+        assert len({getattr(look, kind) for look in LOOKS.values()}) == len(LOOKS)
+    for one, other in (("sft", "sft_gold"), ("rl", "sft_gold_rl")):  # told apart by colour, marker and dash
+        assert all(a != b for a, b in zip(LOOKS[one], LOOKS[other], strict=True))
 
 
 @pytest.mark.parametrize("study", ["tables", "many"])
-def test_all_figures_are_labelled_and_no_text_touches_another(study, request):
-    for name, figure in draw_all(request.getfixturevalue(study)).items():
+def test_all_figures_are_labelled_and_no_text_touches_another(study, request, tmp_path):
+    study = request.getfixturevalue(study)
+    for name, figure in draw_all(study, root_of(study, tmp_path)).items():
         FigureCanvasAgg(figure)
         figure.draw_without_rendering()  # places the texts
         width, height = figure.bbox.size
         texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
         for axes in figure.axes:
-            assert axes.get_xlabel() and "%" in axes.get_ylabel(), name
-            texts += [axes.xaxis.label, axes.yaxis.label, axes._left_title, *axes.texts]
+            assert axes.get_xlabel(), name
+            texts += [axes.xaxis.label, axes.yaxis.label, axes._left_title]
+            texts += [] if name == "phase_map" else axes.texts  # of its cells they are as wide as the cell
             texts += [label for label in (*axes.get_xticklabels(), *axes.get_yticklabels()) if in_view(axes, label)]
         boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text().strip()]
         for text, box in boxes:
@@ -71,22 +111,50 @@ def in_view(axes, label):
     return frame.x0 - 1 <= x <= frame.x1 + 1 if y < frame.y0 else frame.y0 - 1 <= y <= frame.y1 + 1
 
 
-def test_the_curves_are_the_table(tables):
-    pass_at_k = report.pass_at_k(tables)
-    figure = figures.early_rl(pass_at_k, PARAMETERS)
-    wanted = pass_at_k[(pass_at_k["recipe"] == "rl") & (pass_at_k["benchmark"] == "easy") & (pass_at_k["k"] == 8)]
-    line = next(line for line in figure.axes[1].lines if line.get_color() == LOOKS["rl"].color)
-    np.testing.assert_allclose(line.get_xdata(), wanted["tokens"] / (20 * PARAMETERS))
-    np.testing.assert_allclose(line.get_ydata(), wanted["estimate"])
-    assert line.get_marker() == LOOKS["rl"].marker
-    assert {axes.get_xlim() for axes in figure.axes} == {figure.axes[0].get_xlim()}  # ours and the paper's agree
+def early_rl(tables):
+    points = curves.pass_at_k(tables, ["base", curves.ZERO_SHOT, "rl"])
+    return points, figures.early_rl(points, curves.gains(tables, [("rl", "base")]), tables.floors)
+
+
+def test_the_curves_are_the_table_and_share_an_axis_with_the_papers(tables):
+    points, figure = early_rl(tables)
+    shown = points[(points["recipe"] == "rl") & (points["role"] == "easy") & (points["k"] == 8)]
+    drawn = [line.get_ydata() for line in figure.axes[1].lines]
+    for _, run in shown.assign(seed=shown["seed"].fillna(-1)).groupby("seed"):  # the mean and each seed
+        assert any(len(line) == 2 and np.allclose(line, run.sort_values("tokens")["estimate"]) for line in drawn)
+    for column in range(5):
+        ours, theirs = figure.axes[column], figure.axes[5 + column]
+        assert ours.get_ylim() == theirs.get_ylim() and ours.get_xlim() == theirs.get_xlim()
+    assert figure.axes[0].get_ylim()[0] < 0  # a marker at 0% is not cut in half
+    assert any(np.allclose(line.get_ydata(), 0.1) for line in figure.axes[0].lines)  # what guessing scores
+    assert not any(np.allclose(line.get_ydata(), 0.1) for line in figure.axes[5].lines)  # not known of GSM8K
+
+
+def test_the_title_is_what_the_numbers_say(tables):
+    changes = curves.gains(tables, [("rl", "base")])
+    gained = changes[(changes["role"] == "easy") & (changes["k"] == 1)]
+    assert f"pass@1 {headlines.moved(gained)}" in said(early_rl(tables)[1])
+    up = pd.DataFrame({"estimate": [5, 3, 0], "ci_low": [4, 2, -1], "ci_high": [6, 4, 1], "chinchilla": [0.2, 0.5, 1]})
+    assert headlines.moved(up) == "rises at 2 of 3 checkpoints"
+    assert (
+        headlines.moved(-up.rename(columns={"ci_low": "ci_high", "ci_high": "ci_low"})) == "falls at 2 of 3 checkpoints"
+    )
+    assert headlines.moved(up[2:]) == "changes measurably at none of 1 checkpoint"
+    assert headlines.moved(up[:0]) == "is not measured"
+    assert "no checkpoint" in headlines.onset(up) and "0.2×" in headlines.onset(up[:2])
+
+
+@pytest.mark.parametrize("multiples", [[0.06, 743.0], [0.1, 2.2], [0.5], [1e-4, 2e4]])
+def test_ticks_of_any_suite_can_be_read(multiples):
+    axes = matplotlib.figure.Figure().add_subplot()
+    plotting.tokens_axis([axes], [pd.Series(multiples)])
+    assert 1 <= len(axes.get_xticks()) <= 6
 
 
 def test_bytes_are_the_same_whatever_was_drawn_before(tables, tmp_path):
-    pass_at_k = report.pass_at_k(tables)
-    plotting.save(figures.early_rl(pass_at_k, PARAMETERS), tmp_path / "one")
+    plotting.save(early_rl(tables)[1], tmp_path / "one")
     with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "none", "axes.facecolor": "red"}):
-        plotting.save(figures.early_rl(pass_at_k, PARAMETERS), tmp_path / "other")
+        plotting.save(early_rl(tables)[1], tmp_path / "other")
     for kind in ("svg", "png"):
         assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"other.{kind}").read_bytes()
     svg = (tmp_path / "one.svg").read_text()
@@ -94,7 +162,7 @@ def test_bytes_are_the_same_whatever_was_drawn_before(tables, tmp_path):
 
 
 def test_a_failed_save_leaves_the_old_figure(tables, tmp_path, monkeypatch):
-    figure = figures.sharpening_or_expansion(report.dynamics(tables, "p88"))
+    figure = figures.combination(curves.varied(tables, WEIGHTS))
     (tmp_path / "one.svg").write_text("old")
     monkeypatch.setattr(figure, "savefig", lambda *a, **k: (_ for _ in ()).throw(OSError("no space left")))
     with pytest.raises(OSError):
@@ -102,47 +170,135 @@ def test_a_failed_save_leaves_the_old_figure(tables, tmp_path, monkeypatch):
     assert (tmp_path / "one.svg").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_one_checkpoint_and_few_samples_are_enough(tmp_path):
-    tables = results.load_tables(make_study(tmp_path, ["p20"], samples=8), "nano")
-    for name, figure in draw_all(tables).items():
-        if name in ("early_rl", "scarce_demonstrations", "parallel_averaging"):
-            assert "not measured" in [text.get_text() for axes in figure.axes for text in axes.texts]
+def without(tables, **gone):
+    """Tables that lack the rows with these values."""
+    kept = {}
+    for name in ("outcomes", "general", "training"):
+        table = getattr(tables, name)
+        lost = np.logical_and.reduce([table[column] == value for column, value in gone.items()])
+        kept[name] = table[~lost]
+    return dataclasses.replace(tables, **kept)
 
 
-def test_a_gap_in_a_recipe_is_drawn_and_a_missing_recipe_is_named(tables):
-    pass_at_k, general = report.pass_at_k(tables), report.general(tables)
-    gap = (pass_at_k["recipe"] == "sft_rl") & (pass_at_k["checkpoint"] == "p20")
-    figures.scarce_demonstrations(pass_at_k[~gap], PARAMETERS)
-    with pytest.raises(UserError, match="scarce_demonstrations.*no recipe sft_gold, sft_gold_rl.*params.yaml"):
-        figures.scarce_demonstrations(pass_at_k[~pass_at_k["recipe"].str.startswith("sft_gold")], PARAMETERS)
-    with pytest.raises(UserError, match="parallel_averaging.*parallel"):
-        figures.parallel_averaging(pass_at_k, general[general["recipe"] != "parallel"], PARAMETERS)
+@pytest.mark.parametrize("gone", [{"recipe": name} for name in RECIPES] + [{"recipe": "sft", "checkpoint": "p20"}])
+def test_what_is_missing_leaves_a_gap_and_a_note(tables, tmp_path, gone):
+    made = draw_all(without(tables, suite="main", **gone), root_of(tables, tmp_path))
+    if gone["recipe"] in ("base", "rl", "sft"):
+        words = f"Not measured yet: {gone['recipe']}" + (" at p20" if "checkpoint" in gone else "")
+        shows = {"base": "checkpoints", "rl": "early_rl", "sft": "parallel_averaging"}[gone["recipe"]]
+        assert words in said(made[shows])
+
+
+def test_few_samples_and_no_checked_steps_are_enough(tables, tmp_path):
+    few = results.load_tables(make_study(tmp_path, ["p20"], samples=8), "nano")
+    few = dataclasses.replace(plain(few), outcomes=few.outcomes.assign(valid=pd.NA))
+    for name, figure in draw_all(few, tmp_path).items():
+        if name in ("early_rl", "parallel_averaging", "reward_gaming", "combination"):
+            assert "not measured" in [text.get_text() for axes in figure.axes for text in axes.texts], name
 
 
 def test_dynamics_compare_the_same_questions_at_every_step(tables):
-    dynamics = report.dynamics(tables, "p20")
-    assert set(dynamics["n_questions"]) == {6} and set(dynamics["n_seeds"]) == {2}
-    rl = dynamics[(dynamics["pipeline"] == "rl") & (dynamics["k"] == 1)]
-    assert sorted(zip(rl["stage"], rl["rl_step"], rl["zero_shot"], strict=True)) == [
-        ("base", 0, False),
-        ("rl", 0, True),
-        ("rl", 10, False),
-        ("rl", 20, False),
+    dynamics = curves.dynamics(tables)
+    mean = dynamics[dynamics["seed"].isna()]
+    assert set(mean["n_questions"]) == {6}
+    rl = mean[(mean["checkpoint"] == "p20") & (mean["pipeline"] == "rl") & (mean["k"] == 1)]
+    assert list(zip(rl["stage"], rl["rl_step"], rl["n_seeds"], strict=True)) == [
+        ("base", 0, 2),
+        (curves.ZERO_SHOT, 0, 2),
+        ("rl", 10, 2),
+        ("rl", 20, 2),
     ]
-    rows = tables.outcomes.query("checkpoint == 'p20' and recipe == 'rl' and step == 20 and benchmark == 'easy'")
-    rows = rows[rows["question_id"].isin([f"easy-{i}" for i in range(6)])]
+    rows = tables.outcomes.query("suite == 'main' and checkpoint == 'p20' and recipe == 'rl' and step == 20")
+    rows = rows[rows["question_id"].isin([f"easy-{i:04d}" for i in range(6)])]
     assert rl["estimate"].iloc[-1] == pytest.approx(100 * (rows["correct"] / rows["n"]).mean())
-    with pytest.raises(UserError, match="no checkpoint.*'p21'.*p20, p88"):
-        report.dynamics(tables, "p21")
+    after = mean[(mean["checkpoint"] == "p20") & (mean["pipeline"] == "sft_rl") & (mean["k"] == 1)]
+    assert after["stage"].tolist() == ["base", "sft", "rl", "rl"]
 
 
-def test_gains_are_paired_differences(tables):
-    gains = report.gains(tables.outcomes, "rl", "sft")
-    estimates = report.pass_at_k(tables).set_index(["recipe", "checkpoint", "benchmark", "k"])["estimate"]
+def test_base_0shot_is_where_every_recipe_starts(tables):
+    points = curves.pass_at_k(tables)
+    for recipe in curves.DIRECT:
+        start = tables.outcomes[(tables.outcomes["recipe"] == recipe) & (tables.outcomes["suite"] == "main")]
+        start = start[(start["step"] == 0) & (start["checkpoint"] == "p88") & (start["benchmark"] == "hard")]
+        zero = points[
+            (points["recipe"] == curves.ZERO_SHOT) & (points["checkpoint"] == "p88") & (points["role"] == "hard")
+        ]
+        assert zero["estimate"].iloc[0] == pytest.approx(100 * (start["correct"] / start["n"]).mean())
+
+
+def test_gains_and_phases_are_paired_differences(tables):
+    gains = curves.gains(tables, [("rl", "sft"), ("rl", "base")])
+    points = curves.pass_at_k(tables)
+    level = points[points["seed"].isna()].set_index(["recipe", "checkpoint", "benchmark", "k"])["estimate"]
+    assert len(gains) == 2 * 2 * 2 * 3  # pairs, checkpoints, benchmarks, k
     for row in gains.to_dict("records"):
         at = (row["checkpoint"], row["benchmark"], row["k"])
-        assert row["estimate"] == pytest.approx(estimates[("rl", *at)] - estimates[("sft", *at)], abs=1e-6)
+        assert row["estimate"] == pytest.approx(level[("rl", *at)] - level[(row["other"], *at)], abs=1e-6)
         assert row["ci_low"] <= row["estimate"] <= row["ci_high"]
+    phases = curves.phases(tables).set_index(["start", "checkpoint", "rl_step", "measure"])["estimate"]
+    last = gains[(gains["other"] == "base") & (gains["role"] == "easy")].set_index(["checkpoint", "k"])["estimate"]
+    assert phases["few-shot", "p88", 20, "pass@32"] == pytest.approx(last["p88", 32])
+    assert phases["0-shot", "p88", 20, "entropy"] < 0
+
+
+def test_general_gains_are_paired_on_the_items(tables):
+    changes = curves.general_gains(tables, ["sft"]).set_index(["checkpoint", "benchmark"])
+    level = curves.general(tables, ["base", "sft"]).set_index(["recipe", "checkpoint", "benchmark"])["estimate"]
+    for at, row in changes.iterrows():
+        assert row["estimate"] == pytest.approx(level[("sft", *at)] - level[("base", *at)])
+    unpaired = np.hypot(*(0.5 * np.sqrt(0.25 / 50) for _ in range(2))) * 100
+    assert (changes.loc["p88", "ci_high"] - changes.loc["p88", "ci_low"]).mean() < 4 * unpaired
+
+
+def test_right_is_derived_or_not(tables):
+    points = curves.gaming(tables)
+    wide = points.assign(seed=points["seed"].fillna(-1)).pivot(
+        index=["checkpoint", "recipe", "rl_step", "seed"], columns="measure", values="estimate"
+    )
+    np.testing.assert_allclose(wide["correct"] - wide["valid"], wide["gap"], atol=1e-6)
+    rows = tables.outcomes.query("suite == 'main' and benchmark == 'easy' and checkpoint == 'p20' and recipe == 'rl'")
+    rows = rows[(rows["step"] == 20) & (rows["seed"] == 1)]
+    share = 100 * (rows["valid"].astype(float) / rows["n"]).mean()
+    assert wide.loc[("p20", "rl", 20, 1), "valid"] == pytest.approx(share)
+
+
+def test_settings_are_compared_between_suites(tables, tmp_path):
+    points = curves.varied(tables, WEIGHTS)
+    solved = points[(points["role"] == "easy") & (points["k"] == 1) & points["seed"].isna()]
+    assert sorted(solved.loc[solved["checkpoint"] == "p20", "value"]) == [0, 0.25, 0.5, 1]
+    parallel = curves.pass_at_k(tables, ["parallel"], "weight-25").query("role == 'easy' and k == 1 and seed.isna()")
+    assert solved.loc[solved["value"] == 0.25, "estimate"].tolist() == parallel["estimate"].tolist()
+    assert set(points.loc[points["k"] == 0, "role"]) == {"general"}
+    runs = curves.rollouts(tables, root_of(tables, tmp_path))
+    assert (runs["answers"] == runs["questions"] * runs["rollouts"]).all()
+    assert set(runs["questions"]) == {320, 640} and set(runs["rollouts"]) == {5, 64}
+    with pytest.raises(UserError, match="no suite with results 'weight-26'.*Did you mean 'weight-25'"):
+        curves.pass_at_k(tables, suite="weight-26")
+
+
+def test_a_change_is_called_what_its_intervals_say():
+    def cell(step, low1, high1, low32, high32):
+        about = {
+            "start": "0-shot",
+            "recipe": "rl",
+            "checkpoint": "p20",
+            "tokens": 1,
+            "chinchilla": 0.1,
+            "rl_step": step,
+        }
+        return [
+            about | {"measure": f"pass@{k}", "ci_low": low, "ci_high": high}
+            for k, low, high in ((1, low1, high1), (32, low32, high32))
+        ]
+
+    rows = cell(1, 1, 2, 1, 2) + cell(2, 1, 2, -2, -1) + cell(3, 1, 2, -1, 1) + cell(4, -1, 1, 1, 2)
+    assert headlines.phase_kinds(pd.DataFrame(rows))["kind"].tolist() == list(headlines.KINDS)
+
+
+def test_a_suite_is_shown_under_its_own_name(tables, tmp_path):
+    figure = figures.combination(curves.varied(tables, WEIGHTS))
+    page = report.show(figure, tmp_path, "nano", "suite", 'a"b').data
+    assert (tmp_path / "figures" / "nano" / 'suite_a"b.svg').is_file() and 'aria-label="suite a&quot;b"' in page
 
 
 def test_a_table_shows_estimates_with_intervals_in_the_order_of_the_rows():

@@ -17,7 +17,7 @@ from excursions.params import UserError
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PIPELINE = ("checkpoints", *claims.FIGURES, "claims")
+PIPELINE = ("checkpoints", *claims.FIGURES, "phase_map", "combination", "claims")
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,10 @@ def test_a_notebook_is_thin_and_stored_without_outputs(path):
 def test_running_twice_gives_the_same_bytes(project):
     name = "sharpening_or_expansion"
     made = [f"figures/nano/{name}.svg", f"figures/nano/{name}.png", f"claims/nano/{name}.json"]
-    made.append(str(notebook.run(name, "nano", project, {"checkpoint": "p20"}).relative_to(project)))
+    made.append(str(notebook.run(name, "nano", project).relative_to(project)))
     assert made[-1] == f"reports/nano/{name}.html"
     first = {file: (project / file).read_bytes() for file in made}
-    notebook.run(name, "nano", project, {"checkpoint": "p20"})
+    notebook.run(name, "nano", project)
     assert {file: (project / file).read_bytes() for file in made} == first
     stored = (ROOT / "notebooks" / f"{name}.ipynb").read_bytes()
     assert (project / "notebooks" / f"{name}.ipynb").read_bytes() == stored
@@ -71,8 +71,8 @@ def test_running_twice_gives_the_same_bytes(project):
 def test_mistakes_are_told_with_what_is_accepted(project, tmp_path):
     with pytest.raises(UserError, match="no notebook 'early_lr'.*claims.*Did you mean 'early_rl'"):
         notebook.run("early_lr", "nano", project)
-    with pytest.raises(UserError, match="no parameter.*'chekpoint'.*scale, root, checkpoint.*'checkpoint'"):
-        notebook.run("sharpening_or_expansion", "nano", project, {"chekpoint": "p20"})
+    with pytest.raises(UserError, match="no parameter.*'siute'.*scale, root, suite.*'suite'"):
+        notebook.run("sharpening_or_expansion", "nano", project, {"siute": "main"})
     with pytest.raises(UserError, match="no notebooks"):
         notebook.run("early_rl", "nano", tmp_path)
 

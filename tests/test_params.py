@@ -21,7 +21,7 @@ NAN, INF = float("nan"), float("inf")
 
 @pytest.fixture
 def raw() -> dict:
-    return deepcopy(RAW)
+    return deepcopy(RAW) | {"seeds": [0], "more_seeds": {}}
 
 
 def load_text(text: str | bytes, folder: Path) -> params.Study:
@@ -75,7 +75,7 @@ WRONG = [
     ("nano/rl/betas", 0.9, "'nano.rl.betas' must be a list"),
     ("nano/rl/kl", -0.1, "'nano.rl.kl' is -0.1"),
     ("nano/rl/micro_batch", 0, "'nano.rl.micro_batch' is 0"),
-    ("nano/rl/warmup_steps", 61, "nano.rl.warmup_steps is 61; accepted: at most rl.steps, which is 60"),
+    ("smoke/rl/warmup_steps", 3, "smoke.rl.warmup_steps is 3; accepted: at most rl.steps, which is 2"),
     ("nano/rl/questions_per_step", 1001, "at most the 1,000 training questions"),
     ("nano/rl/max_new_tokens", 256, "nano.rl.max_new_tokens is 256; accepted: less than model.context, which is 256"),
     ("nano/rl/advantage", "grup", "Did you mean 'group'?"),
@@ -125,24 +125,24 @@ WRONG = [
     ("nano/questions/stop", "", "'nano.questions.stop' is ''"),
     ("nano/evaluate/samples", 0, "'nano.evaluate.samples' is 0"),
     ("nano/evaluate/temperature", -0.5, "'nano.evaluate.temperature' is -0.5"),
-    ("nano/evaluate/questions_between", 301, "at most questions.test, which is 300"),
+    ("smoke/evaluate/questions_between", 7, "at most questions.test, which is 6"),
     ("nano/engine/name", "VLLM", "Did you mean 'vllm'?"),
     ("nano/engine/importance_cap", 0, "'nano.engine.importance_cap' is 0"),
     ("nano/workers", 0, "'nano.workers' is 0"),
     ("nano/overrides", {"rll": {}}, "There is no recipe (key 'nano.overrides' of"),
     ("nano/overrides", {"rl": {"sfft": {}}}, "Did you mean 'sft'?"),
     ("nano/overrides", {"rl": {"rl": {"steps": 0}}}, "'nano.overrides.rl.rl.steps' is 0"),
-    ("nano/overrides", {"rl": {"rl": {"warmup_steps": 99}}}, "is 99 with 'nano.overrides.rl'; accepted: at most"),
+    ("smoke/overrides", {"rl": {"rl": {"warmup_steps": 99}}}, "is 99 with 'smoke.overrides.rl'; accepted: at most"),
     ("nano/overrides", {"rl": {"hub": {"train": "x"}}}, "nano.hub is null, and 'nano.overrides.rl' would change"),
     ("nano/overrides", {"rl": ["kl"]}, "'nano.overrides.rl' must be a mapping"),
     ("scales", ["nan"], "Did you mean 'nano'?"),
-    ("scales", [], "'scales' is [none]; accepted: one or more, each once"),
+    ("scales", [], "'scales' is [none]; accepted: 1 or more, each once"),
     ("recipes", ["RL"], "Did you mean 'rl'?"),
-    ("recipes", ["rl", "rl"], "'recipes' is [rl, rl]; accepted: one or more, each once"),
+    ("recipes", ["rl", "rl"], "'recipes' is [rl, rl]; accepted: 1 or more, each once"),
     ("checkpoints", ["p07"], "There is no checkpoint in nano.pretrain.save"),
     ("checkpoints", "p08", "'checkpoints' must be a list, found 'p08'"),
     ("seeds", [-1], "'seeds[0]' is -1"),
-    ("seeds", [0, 0], "'seeds' is [0, 0]; accepted: one or more, each once"),
+    ("seeds", [0, 0], "'seeds' is [0, 0]; accepted: 0 or more, each once"),
     ("seeds", [2**64], "accepted: a whole number, 0 to 9,223,372,036,854,775,807"),
     ("more_seeds", {"rll": {}}, "There is no recipe in recipes (key 'more_seeds' of"),
     ("more_seeds", {"rl": {"p04": [1]}}, "There is no checkpoint in checkpoints (key 'more_seeds.rl'"),
@@ -185,7 +185,7 @@ def test_a_mistake_is_named(raw, key, value, said):
 
 def test_a_missing_key_is_named_and_an_optional_one_is_null(raw):
     del raw["nano"]["engine"]["importance_cap"], raw["nano"]["hub"], raw["nano"]["pretrain"]["mixture"]
-    assert params.check(raw, FILE) == params.load(FILE)
+    assert params.check(raw, FILE).blocks == params.load(FILE).blocks
     del raw["nano"]["rl"]["learning_rate"]
     with pytest.raises(UserError, match="missing key 'nano.rl.learning_rate'"):
         params.check(raw, FILE)
@@ -226,9 +226,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_number_without_a_point_is_a_number(tmp_path):
-    text = FILE.read_text().replace("learning_rate: 1.0e-4", "learning_rate: 1e-4")
+    text = FILE.read_text().replace("learning_rate: 4.0e-4", "learning_rate: 4e-4")
     assert text != FILE.read_text()
-    assert load_text("\ufeff" + text, tmp_path).scale("nano").rl.learning_rate == 1e-4
+    assert load_text("\ufeff" + text, tmp_path).scale("nano").rl.learning_rate == 4e-4
 
 
 def test_braces_in_a_prompt_stand_for_themselves(raw):

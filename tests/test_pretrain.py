@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from excursions.models.model import load_model
 from excursions.params import UserError
+from excursions.study import code
+from excursions.study.pretraining import pretrain_suite
 from excursions.training import pretrain as module
 from excursions.training.optimizers import cosine
 from excursions.training.pretrain import next_token_loss, pretrain, total_steps
@@ -76,8 +78,29 @@ def test_the_command_starts_itself_as_two_processes(suite, tmp_path):
 
 def test_a_suite_that_is_there_is_kept(suite, smoke, monkeypatch, capsys):
     monkeypatch.setattr(module, "next_token_loss", lambda *a: pytest.fail("trained again"))
-    pretrain(smoke, suite / "checkpoints" / "smoke" / "main", suite / "scratch")
+    modules = code.pretraining_modules(smoke)
+    file = suite / "checkpoints" / "smoke" / "main" / "suite.json"
+    before = json.loads(file.read_text())
+    file.write_text(json.dumps(before | {"code": {"digest": code.digest(modules)}}))
+    pretrain_suite(smoke, suite, "smoke", "main")
     assert "is there already" in capsys.readouterr().out
+    file.write_text(json.dumps(before))
+
+
+def test_a_suite_whose_code_changed_is_shown_equal_or_trained_again(suite, smoke, tmp_path, monkeypatch, capsys):
+    shutil.copytree(suite / "checkpoints", tmp_path / "checkpoints")
+    file = tmp_path / "checkpoints" / "smoke" / "main" / "suite.json"
+    pretrain_suite(smoke, tmp_path, "smoke", "main")
+    assert "its code changed and gives the same (exactly)" in capsys.readouterr().out
+    stamped = json.loads(file.read_text())["code"]
+    assert stamped["shown"] == "3 training steps done again, equal exactly"
+    loss = module.next_token_loss
+    monkeypatch.setattr(module, "next_token_loss", lambda *a: 3 * loss(*a))
+    monkeypatch.setattr(module, "pretrain", lambda *a: pytest.fail("trained again"))
+    pretrain_suite(smoke, tmp_path, "smoke", "main")  # by its digest, which the patch does not change
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"code": {"digest": "another"}}))
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        pretrain_suite(smoke, tmp_path, "smoke", "main")
 
 
 def test_loss_is_that_of_transformers(suite):

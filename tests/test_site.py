@@ -12,7 +12,7 @@ import pytest
 from markupsafe import Markup
 from synthetic import make_study
 
-from excursions.findings import claims, explorer, pages, site
+from excursions.findings import claims, explorer, notebook, pages, site
 from excursions.results import tables as results
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,9 @@ def project(tmp_path_factory) -> Path:
     root = make_study(tmp_path_factory.mktemp("project"), seeds=(0, 1, 2))
     for name in ("dvc.yaml", "CLAIMS.md"):
         shutil.copy(ROOT / name, root)
-    study = re.sub(r"(?m)^seeds: .*", "seeds: [0, 1, 2]", (ROOT / "params.yaml").read_text(encoding="utf-8"))
+    study = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    for key, value in {"seeds": "[0, 1, 2]", "more_seeds": "{}"}.items():
+        study = re.sub(rf"(?m)^{key}: .*", f"{key}: {value}", study)
     (root / "params.yaml").write_text(study, encoding="utf-8")
     for name in ("notebooks", "figures", "excursions/findings"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -117,6 +119,12 @@ def test_the_same_files_give_the_same_bytes(project):
     site.write_site(project, "nano")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     assert str(project).encode() not in b"".join(first.values())
+
+
+def test_explore_shows_the_parameters_without_widgets(project):
+    page = notebook.run("explore", "nano", project, {"recipe": "sft", "other": "base"}).read_text(encoding="utf-8")
+    assert "sft from p88, seed 0: problems solved" in page and "sft against base from p88, easy" in page
+    assert "from p88 by sft" in page and STRAY not in page and "HBox" not in page
 
 
 class _Links(HTMLParser):

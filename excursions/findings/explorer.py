@@ -42,7 +42,7 @@ def all_series(root: Path | str, tables: results.Tables) -> list[list]:
             ]
     measured += [_log(_named(results.load_training(root, tables.scale, suite))) for suite in tables.parameters]
     rows = pd.concat(measured, ignore_index=True).fillna({"axis": "tokens", "benchmark": "", "k": 0}).astype({"k": int})
-    rows["x"] = rows["checkpoint"].where(rows["axis"] == "tokens", rows["step"])
+    rows["x"] = rows["checkpoint"].astype(object).where(rows["axis"] == "tokens", rows["step"])
     mean = (
         rows[rows["seed"] != EVERY_SEED].groupby([*SERIES[:-1], "tokens", "x"], as_index=False, sort=False)["y"].mean()
     )
@@ -52,7 +52,9 @@ def all_series(root: Path | str, tables: results.Tables) -> list[list]:
     found = []
     for names, points in rows.sort_values(["tokens", "step"], kind="stable").groupby(SERIES, sort=False):
         numbers = points[["x", "y", "low", "high"]].to_numpy().tolist()
-        found.append([*names, [[_short(value) for value in point if not pd.isna(value)] for point in numbers]])
+        found.append(
+            [*map(_short, names), [[_short(value) for value in point if not pd.isna(value)] for point in numbers]]
+        )
     return found
 
 
@@ -97,7 +99,8 @@ def _log(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def _short(value: object) -> object:
-    """A number to five significant digits: what a reader sees."""
+    """A value for JSON; a number to five significant digits, which is what a reader sees."""
+    value = value.item() if hasattr(value, "item") else value
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 

@@ -1,18 +1,19 @@
-"""How every figure looks: one style, one colour and marker per recipe, one page layout, stable bytes.
+"""How every figure looks: one style, one colour, marker and dash per recipe, one page layout, stable bytes.
 
-A page is a stack of bands of equal panels. Bands of "this study" come with the paper's band under them, so
-that both are read side by side. Everything is placed in inches, without pyplot: nothing depends on a
-window, a user's matplotlibrc or the order in which figures are made.
+A page is a stack of bands, each a row of equal panels. Everything is placed in inches, without pyplot: nothing depends
+on a window, a user's matplotlibrc or the order in which figures are made.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
@@ -21,29 +22,24 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from excursions.files import whole_file
-
-_PALETTE = seaborn.color_palette("colorblind").as_hex()
+from excursions.recipes import RECIPES
 
 
 class Look(NamedTuple):
-    """Colour, marker and name of a recipe, the same in every figure."""
+    """Colour, marker, name and dash of a recipe, the same in every figure."""
 
     color: str
     marker: str
     label: str
+    dashes: str = "-"
+    filled: bool = True  # its markers
 
 
-LOOKS = {
-    "base": Look("#333333", "o", "base"),
-    "rl": Look(_PALETTE[0], "s", "RL"),
-    "sft": Look(_PALETTE[1], "^", "SFT (one solution)"),
-    "sft_rl": Look(_PALETTE[2], "D", "SFT → RL"),
-    "sft_gold": Look(_PALETTE[3], "v", "SFT-Gold (all solutions)"),
-    "sft_gold_rl": Look(_PALETTE[9], "P", "SFT-Gold → RL"),
-    "parallel": Look(_PALETTE[4], "X", "parallel averaging"),
-}
+LOOKS = {recipe.name: Look(recipe.color, recipe.marker, recipe.label, recipe.dashes) for recipe in RECIPES.values()}
+LOOKS["base_0shot"] = Look("#7f7f7f", "o", "base 0-shot", ":", filled=False)  # where every recipe starts
 DASHES = {1: "-", 8: "--", 32: ":"}  # of pass@k, where curves of several k share a panel
 GREY = "#777777"
+PAPER = "#fbf8f0"  # the ground of the paper's panels
 TOKENS_LABEL = "tokens (× Chinchilla-optimal)"
 
 _STYLE = {
@@ -72,9 +68,9 @@ _STYLE = {
     "savefig.dpi": 150,
 }
 
-# Inches: around the bands; above a band with and without heading; under a band's panels.
-LEFT, TOP, BOTTOM = 0.62, 0.68, 0.45
-HEADING, NO_HEADING, UNDER = 0.5, 0.25, 0.52
+# Inches: left of the first panel, right of the last; above a band with its heading, under its panels.
+LEFT, RIGHT, HEADING, UNDER = 0.62, 0.25, 0.5, 0.52
+TITLE_LINE, LEGEND, NOTE_LINE = 0.21, 0.3, 0.135
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -102,112 +98,105 @@ def save(figure: Figure, path: Path | str) -> None:
 
 
 class Band(NamedTuple):
-    """A row of panels: its heading, and whether the paper's numbers are in it."""
+    """A row of equal panels: its heading, whether the paper's numbers are in it, how many, how high (inches)."""
 
     heading: str
     paper: bool
-
-
-CONTINUED = Band("", False)  # more panels of the band above
-
-
-def study(scale: str, what: str = "") -> Band:
-    """The band of our measurements at a scale."""
-    return Band(f"this study ({scale})" + (f": {what}" if what else ""), False)
-
-
-def paper(what: str = "") -> Band:
-    """The band of the paper's published numbers."""
-    return Band("paper (OLMo2 1B, published)" + (f": {what}" if what else ""), True)
+    columns: int
+    height: float = 1.5
+    gap: float = 0.5  # between columns, and room for labels right of the last
+    right: float = RIGHT
 
 
 def page(
     title: str,
     note: str,
     bands: Sequence[Band],
-    columns: int,
-    panel: tuple[float, float] = (2.75, 1.6),
-    column_gap: float = 0.58,
-    right: float = 0.2,
     recipes: Sequence[str] = (),
+    more: Sequence[Line2D] = (),
+    width: float = 11.5,
 ) -> tuple[Figure, list[list[Axes]]]:
     """An empty page: title and legend on top, the note at the bottom. Returns the panels of each band.
 
-    Sizes are in inches: of a panel, between columns, and to the right of the last.
+    recipes: those in the legend; more: further entries of it. width: of the page, inches.
     """
-    width, height = panel
-    top_margin = TOP if recipes else TOP - 0.25
-    heights = [(HEADING if band.heading else NO_HEADING) + height + UNDER for band in bands]
-    total = (LEFT + columns * width + (columns - 1) * column_gap + right, top_margin + sum(heights) + BOTTOM)
-    figure = Figure(figsize=total)
-    figure.text(0.15 / total[0], 1 - 0.1 / total[1], title, fontsize=12, weight="bold", va="top")
-    figure.text(0.15 / total[0], 0.1 / total[1], note, fontsize=7.5, color=GREY, va="bottom", linespacing=1.3)
-    rows, top = [], total[1] - top_margin
-    if recipes:
-        _legend(figure, recipes)
-    published = False
-    for band, tall in zip(bands, heights, strict=True):
-        published = band.paper or (published and band == CONTINUED)
-        bottom = top - tall + UNDER
-        if band.heading:
-            color = "#8a6d3b" if published else "#111111"
-            place = (0.15 / total[0], (top - 0.02) / total[1])
-            figure.text(*place, band.heading, fontsize=9.5, weight="bold", color=color, va="top")
-        row = []
-        for column in range(columns):
-            left = LEFT + column * (width + column_gap)
-            axes = figure.add_axes((left / total[0], bottom / total[1], width / total[0], height / total[1]))
-            axes.set_facecolor("#fbf8f0" if published else "white")
+    titles = textwrap.wrap(title.rstrip("."), int(width / 0.094))
+    notes = [line for part in note.split("\n") for line in textwrap.wrap(part, int(width / 0.064))]
+    top = 0.15 + TITLE_LINE * len(titles) + (LEGEND if recipes or more else 0)
+    height = top + sum(HEADING + band.height + UNDER for band in bands) + 0.1 + NOTE_LINE * len(notes)
+    figure = Figure(figsize=(width, height))
+    figure.text(0.15 / width, 1 - 0.1 / height, "\n".join(titles), fontsize=12, weight="bold", va="top")
+    figure.text(0.15 / width, 0.1 / height, "\n".join(notes), fontsize=7.5, color=GREY, va="bottom", linespacing=1.3)
+    _legend(figure, recipes, more, 1 - (top - LEGEND) / height)
+    rows, edge = [], height - top
+    for band in bands:
+        color, place = "#8a6d3b" if band.paper else "#111111", (0.15 / width, (edge - 0.02) / height)
+        figure.text(*place, band.heading, fontsize=9.5, weight="bold", color=color, va="top")
+        panel = (width - LEFT - band.right - (band.columns - 1) * band.gap) / band.columns
+        bottom, row = edge - HEADING - band.height, []
+        for column in range(band.columns):
+            left = LEFT + column * (panel + band.gap)
+            axes = figure.add_axes((left / width, bottom / height, panel / width, band.height / height))
+            axes.set_facecolor(PAPER if band.paper else "white")
             row.append(axes)
         rows.append(row)
-        top -= tall
+        edge = bottom - UNDER
     return figure, rows
 
 
-def _legend(figure: Figure, recipes: Sequence[str]) -> None:
+def _legend(figure: Figure, recipes: Sequence[str], more: Sequence[Line2D], top: float) -> None:
     looks = [LOOKS[recipe] for recipe in recipes]
-    width, height = figure.get_size_inches()
-    figure.legend(
-        handles=[Line2D([], [], color=look.color, marker=look.marker, label=look.label) for look in looks],
-        loc="upper left",
-        bbox_to_anchor=(0.1 / width, 1 - 0.33 / height),
-        ncols=len(looks),
-        frameon=False,
-        fontsize=8.5,
-        borderpad=0.2,
-        handlelength=2.2,
-        columnspacing=1.6,
-    )
+    handles = [
+        Line2D([], [], color=look.color, marker=look.marker, ls=look.dashes, mfc=_face(look, "white"), label=look.label)
+        for look in looks
+    ]
+    if handles or more:
+        figure.legend(
+            handles=[*handles, *more],
+            loc="upper left",
+            bbox_to_anchor=(0.1 / figure.get_figwidth(), top),
+            ncols=len(handles) + len(more),
+            frameon=False,
+            fontsize=8,
+            borderpad=0.1,
+            handlelength=2.4,
+            columnspacing=1.3,
+        )
 
 
-def merge(upper: Axes, lower: Axes) -> Axes:
-    """One tall panel in place of two, one above the other."""
-    above, below = upper.get_position(), lower.get_position()
-    lower.remove()
-    upper.set_position((above.x0, below.y0, above.width, above.y1 - below.y0))
-    return upper
+SEEDS = Line2D([], [], color=GREY, lw=0.6, label="one seed")
+FLOOR = Line2D([], [], color="#b2182b", lw=0.9, ls=(0, (1, 1.5)), label="guessing")
+BEST_OF_4 = Line2D([], [], color=LOOKS["rl"].color, marker="s", mfc="white", lw=0, label="best of 4 seeds")
 
 
-def curve(
-    axes: Axes,
-    points: pd.DataFrame,
-    color: str,
-    marker: str,
-    dashes: str = "-",
-    band: bool = True,
-    width: float = 1.5,
-) -> None:
-    """One curve over the column x: estimate as line and markers, ci_low to ci_high shaded (percent)."""
+def _face(look: Look, ground: str) -> str:
+    return look.color if look.filled else ground
+
+
+def curve(axes: Axes, points: pd.DataFrame, look: Look, band: bool = True, width: float = 1.5) -> None:
+    """One curve over the column x: estimate as line and markers, ci_low to ci_high shaded (percent).
+
+    Rows with a `seed` are single training runs: thin lines under the mean.
+    """
     points = points.sort_values("x")
-    size = 6 if marker in "PX*" else 4.5  # thin shapes need more room
-    look = {"color": color, "marker": marker, "ms": size, "mec": "white", "mew": 0.5, "lw": width}
-    axes.plot(points["x"], points["estimate"], dashes, zorder=3, **look)
+    if "seed" in points.columns:
+        single = points[points["seed"].notna()]
+        for _, run in single.groupby("seed"):
+            axes.plot(run["x"], run["estimate"], color=look.color, lw=0.6, alpha=0.45, zorder=2.5)
+        points = points[points["seed"].isna()]
+    size = 6 if look.marker in "PX*" else 4.5  # thin shapes need more room
+    edge = "white" if look.filled else look.color
+    axes.plot(
+        points["x"], points["estimate"], look.dashes, color=look.color, marker=look.marker, ms=size,
+        mfc=_face(look, axes.get_facecolor()), mec=edge, mew=0.7, lw=width, zorder=3,
+    )  # fmt: skip
     if not band:
         return
     if len(points) > 1:
-        axes.fill_between(points["x"], points["ci_low"], points["ci_high"], color=color, alpha=0.15, lw=0, zorder=2)
+        low, high = points["ci_low"].astype(float), points["ci_high"].astype(float)
+        axes.fill_between(points["x"], low, high, color=look.color, alpha=0.15, lw=0, zorder=2)
     else:  # a band needs two points
-        axes.vlines(points["x"], points["ci_low"], points["ci_high"], color=color, lw=1, zorder=2)
+        axes.vlines(points["x"], points["ci_low"], points["ci_high"], color=look.color, lw=1, zorder=2)
 
 
 def end_labels(axes: Axes, labels: Sequence[tuple[pd.DataFrame, str, str]], size: float = 7) -> None:
@@ -215,7 +204,9 @@ def end_labels(axes: Axes, labels: Sequence[tuple[pd.DataFrame, str, str]], size
 
     Call it when the limits of both axes are set.
     """
-    inches = axes.get_position().height * axes.figure.get_size_inches()[1]
+    if not labels:
+        return
+    inches = axes.get_position().height * axes.figure.get_figheight()
     apart = size * 1.25 / 72 / inches  # all heights and places in shares of the panel
     ends = []
     for points, text, color in labels:
@@ -231,18 +222,23 @@ def end_labels(axes: Axes, labels: Sequence[tuple[pd.DataFrame, str, str]], size
             heights[lower + 1] += overlap / 2
         heights[0], heights[-1] = max(heights[0], 0.03), min(heights[-1], 1)
     for height, (_, place, text, color) in zip(heights, ends, strict=True):
-        shown = axes.text(place + 0.025, height, text, transform=axes.transAxes, size=size, color=color, va="center")
+        shown = axes.text(place + 0.03, height, text, transform=axes.transAxes, size=size, color=color, va="center")
         shown.set_bbox({"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.5, "alpha": 0.8})
 
 
-def tokens_axis(rows: Sequence[Sequence[Axes]], multiples: Sequence[pd.Series]) -> None:
-    """The same logarithmic axis of Chinchilla multiples for all panels, with a line at 1."""
-    low, high = min(m.min() for m in multiples) / 1.25, max(m.max() for m in multiples) * 1.25
-    ticks = [base * 10**power for power in range(-4, 4) for base in (1, 2, 5)]
-    for axes in (axes for row in rows for axes in row):
+def tokens_axis(panels: Iterable[Axes], multiples: Sequence[pd.Series]) -> None:
+    """The same logarithmic axis of Chinchilla multiples for all panels, with a line at 1 and at most six ticks."""
+    x = pd.concat(multiples)
+    low, high = x.min() / 1.25, x.max() * 1.25
+    for steps, every in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
+        ticks = [step * 10.0**power for power in range(-9, 10, every) for step in steps]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= 6:
+            break
+    for axes in panels:
         axes.set_xscale("log")
         axes.set_xlim(low, high)
-        axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}×"))
         if low < 1 < high:
@@ -252,16 +248,34 @@ def tokens_axis(rows: Sequence[Sequence[Axes]], multiples: Sequence[pd.Series]) 
 
 def stage_axis(axes: Axes, names: Sequence[str]) -> None:
     """Stages and steps of training in equal distances; of many, only every second (third, ...) is named."""
-    every = -(-len(names) // 10)
+    every = -(-len(names) // 8)
     shown = sorted({0, *range(len(names) - 1, 0, -every)})
     axes.set_xticks(shown, [names[number] for number in shown])
     axes.set_xlim(-0.3, len(names) - 0.7)
     axes.set_xlabel("stage of training, then RL steps")
 
 
-def percent_axis(axes: Axes, label: str, top: float | None) -> None:
-    """A vertical axis in percent, from zero to a little over `top`; None fits it to the curves."""
-    axes.set_ylabel(label)
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    if top is not None:
-        axes.set_ylim(0, max(top * 1.06, 1))
+def share_y(panels: Sequence[Axes], label: str, from_zero: bool = True) -> None:
+    """One vertical axis for all these panels, wide enough for what each of them shows.
+
+    from_zero: levels in percent, from 0 on; else changes, with a line at 0.
+    """
+    drawn = [axes for axes in panels if np.isfinite(axes.dataLim.intervaly).all()]
+    low = min((axes.dataLim.y0 for axes in drawn), default=0)
+    high = max((axes.dataLim.y1 for axes in drawn), default=1)
+    if from_zero:
+        low, high = 0, max(high, 1)
+    else:
+        low, high = min(low, -1), max(high, 1)
+    room = 0.05 * (high - low)  # so that no marker at an end is cut in half
+    for axes in panels:
+        axes.set_ylim(low - room, high + room)
+        axes.set_ylabel(label)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        if not from_zero:
+            axes.axhline(0, color=LOOKS["base"].color, lw=0.9, zorder=1.5)
+
+
+def nothing(axes: Axes) -> None:
+    """Says that a panel has no data yet."""
+    axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +10,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
+
+from excursions import keys
 from excursions.params import UserError
 
-CHECKPOINTS = "[p20, p88]"
-MORE_SEEDS = "{rl: {p20: [1]}}"
+CHECKPOINTS = ["p20", "p88"]
+STUDY = {"scales": ["smoke"], "checkpoints": CHECKPOINTS, "seeds": [0], "more_seeds": {"rl": {"p20": [1]}}}
 GENERATED = ("results", "checkpoints", "figures", "reports", "claims", "CLAIMS.md", "dvc.lock")
 
 
@@ -34,11 +36,8 @@ def run_smoke(root: Path, keep: Path | None = None) -> Path:
             if name.split("/")[0] not in GENERATED and (root / name).is_file():
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, copy / name)
-        params = (copy / "params.yaml").read_text(encoding="utf-8")
-        params = re.sub(r"(?m)^scales:.*$", "scales: [smoke]", params, count=1)
-        params = re.sub(r"(?m)^checkpoints:.*$", f"checkpoints: {CHECKPOINTS}", params, count=1)
-        params = re.sub(r"(?m)^more_seeds:.*$", f"more_seeds: {MORE_SEEDS}", params, count=1)
-        (copy / "params.yaml").write_text(params, encoding="utf-8")
+        params = keys.read_yaml(copy / "params.yaml") | STUDY
+        (copy / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
         _git(copy, "init", "--quiet")
         done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=copy, env=environment(copy))
         if done.returncode:

@@ -1,0 +1,303 @@
+"""What the figures draw: tidy tables of points, each with its interval and, where there are several, its single seeds.
+
+Points are in percent, changes in percentage points. Every table has `checkpoint`, `tokens` and `chinchilla` (tokens in
+multiples of Chinchilla-optimal); rows with a `seed` are single training runs, rows without are their mean. What was not
+run is simply not there: a table may be empty, and its columns are there all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from excursions.findings import estimates, statistics
+from excursions.params import RECIPES, one_of
+from excursions.results.tables import KS, ROLES, Tables, load_runs
+
+ZERO_SHOT = "base_0shot"  # the checkpoint as it is, asked without examples: step 0 of what is trained from it
+ORDER = ("base", ZERO_SHOT, *RECIPES[1:])
+DIRECT = ("rl", "sft", "sft_gold", "parallel")  # trained from the checkpoint itself
+WHERE = ["scale", "suite", "checkpoint", "tokens"]
+INTERVAL = ["estimate", "ci_low", "ci_high"]
+
+
+def pass_at_k(tables: Tables, recipes: Sequence[str] = ORDER, suite: str = "main") -> pd.DataFrame:
+    """pass@k after each recipe, and of the checkpoint 0-shot as recipe `base_0shot`.
+
+    Columns: scale, suite, checkpoint, tokens, chinchilla, recipe, benchmark, role, k, seed, n_seeds, n_questions,
+    estimate, ci_low, ci_high.
+    """
+    rows = tables.outcomes
+    rows = rows[rows["suite"] == one_of(suite, list(tables.parameters), "suite with results")]
+    start = rows[(rows["step"] == 0) & rows["recipe"].isin(DIRECT)]
+    start = start.drop_duplicates(["checkpoint", "benchmark", "question_id"])
+    ends = estimates.last_step(rows)
+    chosen = pd.concat([ends.astype({"recipe": str}), start.assign(recipe=ZERO_SHOT, seed=0)])
+    return _finished(_with_seeds(chosen[chosen["recipe"].isin(recipes)]), tables)
+
+
+def _with_seeds(rows: pd.DataFrame, more: Sequence[str] = ()) -> pd.DataFrame:
+    """pass@k of every model in these rows, and of its single seeds where it has several."""
+    keys = [*WHERE, "recipe", *more, "benchmark"]
+    mean = estimates.pass_at_k_table(rows, by_step="step" in more)
+    several = rows[rows.groupby(keys, observed=True)["seed"].transform("nunique") > 1]
+    parts = [mean.assign(seed=np.nan)]
+    for k in KS if len(several) else ():
+        enough = several[several["n"] >= k]
+        value = 100 * statistics.pass_at_k(enough["n"].to_numpy(), enough["correct"].to_numpy(), k)
+        by_seed = enough.assign(estimate=value).groupby([*keys, "seed"], observed=True)["estimate"].mean()
+        parts.append(by_seed.reset_index().assign(k=k, n_seeds=1))
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def _finished(points: pd.DataFrame, tables: Tables) -> pd.DataFrame:
+    """Points with their multiples of Chinchilla-optimal and roles, in the order a reader expects."""
+    per_token = points["suite"].astype(str).map(tables.parameters).astype(float) * 20
+    points = points.assign(chinchilla=points["tokens"].astype(float) / per_token)
+    if "benchmark" in points.columns:
+        points = points.assign(role=points["benchmark"].astype(str).replace(ROLES))
+    rank = points.assign(recipe=points["recipe"].astype(str).map({name: n for n, name in enumerate(ORDER)}))
+    keys = [key for key in ("tokens", "recipe", "step", "benchmark", "k") if key in points.columns]
+    return points.loc[rank.sort_values(keys, kind="stable").index].reset_index(drop=True)
+
+
+def difference(a: pd.DataFrame, b: pd.DataFrame, strata: np.ndarray | None = None) -> dict[str, float]:
+    """estimate, ci_low, ci_high of a - b in points; rows are seeds, columns the same questions or items."""
+    same = list(a.index) == list(b.index)
+    return estimates.percent(statistics.difference_interval(a.to_numpy(), b.to_numpy(), strata, same_seeds=same))
+
+
+def gains(tables: Tables, pairs: Sequence[tuple[str, str]], suite: str = "main") -> pd.DataFrame:
+    """pass@k of one recipe minus another at each checkpoint that has both, paired on the questions.
+
+    Columns: scale, suite, checkpoint, tokens, chinchilla, recipe, other, benchmark, role, k, n_seeds, estimate,
+    ci_low, ci_high (points).
+    """
+    rows = estimates.last_step(tables.outcomes[tables.outcomes["suite"] == suite])
+    found = []
+    for names, group in rows.groupby([*WHERE, "benchmark"], observed=True):
+        there = set(group["recipe"].unique())
+        wanted = [pair for pair in pairs if {*pair} <= there]
+        for k in (k for k in KS if wanted and k <= group["n"].min()):
+            arms = group[group["recipe"].isin([name for pair in wanted for name in pair])]
+            values = estimates.per_question(arms.astype({"recipe": str}), k, ["recipe", "seed"])
+            for recipe, other in wanted:
+                a, b = values.loc[recipe], values.loc[other]
+                about = dict(zip([*WHERE, "benchmark"], names, strict=True)) | {"recipe": recipe, "other": other}
+                found.append(about | {"k": k, "n_seeds": len(a)} | difference(a, b))
+    columns = [*WHERE, "benchmark", "recipe", "other", "k", "n_seeds", *INTERVAL]
+    return _finished(pd.DataFrame(found, columns=columns), tables)
+
+
+def general(tables: Tables, recipes: Sequence[str] = RECIPES, suite: str = "main") -> pd.DataFrame:
+    """Accuracy on each general benchmark and their mean (`average`), as `estimates.general_table`; with chinchilla."""
+    rows = tables.general
+    rows = rows[(rows["suite"] == suite) & rows["recipe"].isin(recipes)]
+    return _finished(estimates.general_table(rows), tables)
+
+
+def general_gains(tables: Tables, recipes: Sequence[str] = RECIPES[1:], suite: str = "main") -> pd.DataFrame:
+    """Accuracy minus that of base, paired on the items. Columns: as `gains`, benchmark with `average`, without k."""
+    rows = tables.general
+    rows = rows[(rows["suite"] == suite) & rows["recipe"].isin(["base", *recipes])]
+    found = []
+    for names, group in rows.groupby(WHERE, observed=True):
+        values = estimates.per_item(group.astype({"recipe": str}), ["recipe", "seed"])
+        strata = values.columns.get_level_values("benchmark").astype(str).to_numpy()
+        arms = values.index.get_level_values("recipe").unique()
+        for recipe in (recipe for recipe in recipes if {"base", recipe} <= {*arms}):
+            for benchmark in [*dict.fromkeys(strata), "average"]:
+                chosen = (strata == benchmark) | (benchmark == "average")
+                a, b = values.loc[recipe].loc[:, chosen], values.loc["base"].loc[:, chosen]
+                about = dict(zip(WHERE, names, strict=True)) | {"recipe": recipe, "other": "base"}
+                found.append(about | {"benchmark": benchmark, "n_seeds": len(a)} | difference(a, b, strata[chosen]))
+    columns = [*WHERE, "recipe", "other", "benchmark", "n_seeds", *INTERVAL]
+    return _finished(pd.DataFrame(found, columns=columns), tables)
+
+
+# ---- along training
+
+PIPELINES = {"rl": ("base", "rl"), "sft_rl": ("base", "sft", "sft_rl")}
+
+
+def dynamics(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFrame:
+    """pass@1 and pass@32 along training from every checkpoint, with SFT before RL and without it.
+
+    Evaluations between the first and the last step may have fewer questions; all points of a checkpoint are the
+    questions that every one of them has, so that a change along a curve is not a change of questions.
+    Columns: scale, suite, checkpoint, tokens, chinchilla, pipeline (rl: base then RL; sft_rl: base, SFT, RL), stage
+    (base, base_0shot, sft, rl), rl_step, recipe, k, seed, n_seeds, n_questions, estimate, ci_low, ci_high.
+    """
+    found = []
+    for pipeline, stages in PIPELINES.items():
+        rows = _along(tables, stages, role, suite)
+        for _, group in rows.groupby("checkpoint", observed=True, sort=False):
+            asked = group.groupby("question_id", observed=True)["stage_step"].nunique()
+            common = group[group["question_id"].isin(asked.index[asked == asked.max()])]
+            points = _with_seeds(common.assign(recipe=pipeline), ["step"])
+            found.append(points[points["k"] != 8].assign(pipeline=pipeline))
+    columns = [*WHERE, "recipe", "benchmark", "step", "k", "seed", "n_seeds", "n_questions", *INTERVAL, "pipeline"]
+    points = _finished(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns), tables)
+    stage = points["step"].map(lambda step: {-2: "base", -1: "sft", 0: ZERO_SHOT}.get(step, "rl"))
+    points = points.assign(stage=stage, rl_step=points["step"].clip(lower=0))
+    return points.drop(columns="step")
+
+
+def _along(tables: Tables, stages: tuple[str, ...], role: str, suite: str) -> pd.DataFrame:
+    """Rows of a pipeline: base (as step -2), SFT (-1), then every step of its RL; step 0 of RL after SFT is SFT."""
+    rows = tables.outcomes
+    rows = rows[(rows["suite"] == suite) & (rows["benchmark"].map(ROLES) == role)]
+    *before, last = stages
+    parts = [rows[(rows["recipe"] == last) & ((rows["step"] > 0) | (last == "rl"))]]
+    for number, recipe in zip((-2, -1), before, strict=False):
+        parts.append(estimates.last_step(rows[rows["recipe"] == recipe]).assign(step=number))
+    return pd.concat(parts).assign(stage_step=lambda table: table["step"])
+
+
+def logs(tables: Tables, suite: str = "main", points: int = 40) -> pd.DataFrame:
+    """Reward and entropy of RL along training, means of about a fortieth of the run; percent and nats.
+
+    Columns: scale, suite, checkpoint, tokens, chinchilla, recipe, seed (none: the mean), rl_step, reward, entropy.
+    """
+    log = tables.training
+    log = log[(log["suite"] == suite) & log["recipe"].isin(PIPELINES)] if len(log) else log
+    if log.empty:
+        return pd.DataFrame(columns=[*WHERE, "chinchilla", "recipe", "seed", "rl_step", "reward", "entropy"])
+    width = log.groupby("recipe", observed=True)["step"].transform("max") // points + 1
+    log = log.assign(rl_step=(log["step"] - 1) // width * width + (width + 1) / 2, reward=100 * log["reward"])
+    keys = [*WHERE, "recipe", "rl_step"]
+    single = log.groupby([*keys, "seed"], observed=True)[["reward", "entropy"]].mean().reset_index()
+    mean = single.groupby(keys, observed=True)[["reward", "entropy"]].mean().reset_index()
+    return _finished(pd.concat([mean, single], ignore_index=True), tables)
+
+
+STARTS = {"few-shot": "base", "0-shot": "rl", "SFT": "sft_rl"}  # what a change is measured from -> whose rows
+
+
+def phases(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFrame:
+    """Change of pass@1, pass@32 and entropy along RL, at each checkpoint and evaluated step.
+
+    Columns: scale, suite, checkpoint, tokens, chinchilla, recipe (rl, sft_rl), start (few-shot or 0-shot: the base
+    checkpoint so asked; SFT: the model that RL after SFT starts from), rl_step, measure (pass@1, pass@32, entropy),
+    estimate, ci_low, ci_high (points; nats without interval).
+    """
+    rows = tables.outcomes
+    rows = rows[(rows["suite"] == suite) & (rows["benchmark"].map(ROLES) == role)]
+    one_of(suite, list(tables.parameters), "suite with results")
+    log, found = logs(tables, suite), []
+    for (start, first), recipe in zip(STARTS.items(), ("rl", "rl", "sft_rl"), strict=True):
+        for names, group in rows[rows["recipe"].isin([recipe, first])].groupby(WHERE, observed=True):
+            about = dict(zip(WHERE, names, strict=True)) | {"recipe": recipe, "start": start}
+            before = group[(group["recipe"] == first) & (group["step"] == 0)]
+            steps = sorted(set(group.loc[(group["recipe"] == recipe) & (group["step"] > 0), "step"]))
+            own = log[(log["checkpoint"] == names[2]) & (log["recipe"] == recipe) & log["seed"].isna()]
+            for step in steps if len(before) else ():
+                after = group[(group["recipe"] == recipe) & (group["step"] == step)]
+                both = pd.concat([before.assign(when=0), after.assign(when=1)])
+                for k in (k for k in (1, 32) if k <= both["n"].min()):
+                    values = estimates.per_question(both, k, ["when", "seed"])
+                    found.append(about | {"rl_step": step, "measure": f"pass@{k}"}
+                                 | difference(values.loc[1], values.loc[0]))  # fmt: skip
+                if len(own) and own["entropy"].notna().any():
+                    near = own.iloc[(own["rl_step"] - step).abs().argmin()]["entropy"] - own["entropy"].iloc[0]
+                    found.append(about | {"rl_step": step, "measure": "entropy", "estimate": near})
+    columns = [*WHERE, "recipe", "start", "rl_step", "measure", *INTERVAL]
+    return _finished(pd.DataFrame(found, columns=columns), tables)
+
+
+def gaming(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFrame:
+    """How many samples have the right answer, and how many have derived it, at every evaluated step.
+
+    Columns: scale, suite, checkpoint, tokens, chinchilla, recipe, rl_step, is_last, measure (correct, valid; gap:
+    correct and not valid), seed, n_seeds, estimate, ci_low, ci_high (percent of all samples). Empty where no steps
+    were checked.
+    """
+    rows = tables.outcomes
+    rows = rows[(rows["suite"] == suite) & (rows["benchmark"].map(ROLES) == role) & rows["valid"].notna()]
+    found = []
+    for names, group in rows.groupby([*WHERE, "recipe", "step"], observed=True):
+        about = dict(zip([*WHERE, "recipe", "rl_step"], names, strict=True))
+        counts = {"correct": group["correct"], "valid": group["valid"], "gap": group["correct"] - group["valid"]}
+        for measure, count in counts.items():
+            share = group.assign(value=count.astype(float) / group["n"])
+            value_sq = share.pivot(index="seed", columns="question_id", values="value").dropna(axis=1)
+            if value_sq.shape[1] == 0:
+                continue
+            measured = estimates.percent(statistics.mean_interval(value_sq.to_numpy()))
+            found.append(about | {"measure": measure, "seed": np.nan, "n_seeds": len(value_sq)} | measured)
+            single = (100 * value_sq.mean(axis=1)).items() if len(value_sq) > 1 else ()
+            found += [about | {"measure": measure, "seed": seed, "estimate": value} for seed, value in single]
+    columns = [*WHERE, "recipe", "rl_step", "measure", "seed", "n_seeds", *INTERVAL]
+    points = _finished(pd.DataFrame(found, columns=columns), tables)
+    last = points.groupby(["checkpoint", "recipe"], observed=True)["rl_step"].transform("max")
+    return points.assign(is_last=(points["rl_step"] == last).astype(bool))
+
+
+# ---- between suites
+
+
+def varied(tables: Tables, arms: Sequence[tuple[str, str, float]]) -> pd.DataFrame:
+    """One setting varied: pass@k after each run, and its accuracy minus base on the average of the general benchmarks.
+
+    arms: (suite, recipe, value of the setting). Columns: those of `pass_at_k` and value; role is general, and k is 0,
+    where the estimate is a change of accuracy, which is from base of the suite main.
+    """
+    found = [pass_at_k(tables, []).assign(value=np.nan)]
+    for suite, recipe, value in (arm for arm in arms if arm[0] in tables.parameters):
+        found.append(pass_at_k(tables, [recipe], suite).assign(value=value))
+        rows = tables.general
+        own = rows[(rows["suite"] == suite) & (rows["recipe"] == recipe)]
+        base = rows[(rows["suite"] == "main") & (rows["recipe"] == "base")]
+        both = pd.concat([own, base]).astype({"suite": str, "recipe": str}).assign(suite="main")
+        changed = general_gains(replace_general(tables, both), [recipe])
+        found.append(changed[changed["benchmark"] == "average"].assign(role="general", k=0, value=value, suite=suite))
+    return pd.concat([part for part in found if len(part)] or found[:1], ignore_index=True)
+
+
+def rollouts(tables: Tables, root: Path | str) -> pd.DataFrame:
+    """pass@1 along RL with different numbers of rollouts a question: the suites rollouts-<n>.
+
+    Columns: scale, suite, checkpoint, tokens, chinchilla, recipe, role, k, rollouts, questions (seen), answers
+    (sampled), seed, n_seeds, n_questions, estimate, ci_low, ci_high. Of several checkpoints the last.
+    """
+    found = []
+    for suite in (name for name in tables.parameters if name.startswith("rollouts-")):
+        rows = tables.outcomes
+        rows = rows[(rows["suite"] == suite) & (rows["recipe"] == "rl")]
+        rows = rows[rows["tokens"] == rows["tokens"].max()]
+        rl = load_runs(root, tables.scale, suite).query("recipe == 'rl'")["parameters"].iloc[0]["rl"]
+        points = _finished(_with_seeds(rows.astype({"recipe": str}), ["step"]), tables)
+        points["questions"] = points["step"] * rl["questions_per_step"]
+        found.append(points.assign(rollouts=rl["rollouts"], answers=points["questions"] * rl["rollouts"]))
+    columns = [*WHERE, "chinchilla", "recipe", "role", "k", "rollouts", "questions", "answers", "seed", *INTERVAL]
+    points = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+    return points[(points["k"] == 1) & (points["questions"] > 0)]
+
+
+def replace_general(tables: Tables, general: pd.DataFrame) -> Tables:
+    """Tables with other answers to the general benchmarks, and no outcomes."""
+    return Tables(tables.scale, tables.outcomes.iloc[:0], general, tables.parameters)
+
+
+def checkpoints(points: pd.DataFrame) -> list[str]:
+    """The checkpoints of a table, along pretraining."""
+    return list(points.drop_duplicates("checkpoint").sort_values("tokens")["checkpoint"].astype(str))
+
+
+def missing(points: pd.DataFrame, recipes: Sequence[str]) -> str:
+    """Which cells of checkpoints x recipes a table does not have, in words; empty if none is missing."""
+    there = set(zip(points["checkpoint"].astype(str), points["recipe"].astype(str), strict=True))
+    found = []
+    for recipe in recipes:
+        lacking = [name for name in checkpoints(points) if (name, recipe) not in there]
+        everywhere = lacking and len(lacking) == len(checkpoints(points))
+        found += [recipe if everywhere else f"{recipe} at {', '.join(lacking)}"] if lacking else []
+    return f"Not measured yet: {'; '.join(found)}. " if found else ""
+
+
+def pairs_with_base(recipes: Sequence[str] = ORDER[2:]) -> list[tuple[str, str]]:
+    """Every recipe against base."""
+    return [(recipe, "base") for recipe in recipes]

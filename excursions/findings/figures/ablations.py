@@ -1,0 +1,187 @@
+"""The figures of settings varied: the weight of RL in parallel averaging, rollouts, shots, epochs and KL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from excursions.findings import curves, headlines, reference
+from excursions.findings.plotting import (
+    SEEDS,
+    Band,
+    Look,
+    curve,
+    end_labels,
+    nothing,
+    page,
+    share_y,
+    styled,
+    tokens_axis,
+)
+from excursions.results.tables import KS
+
+SOLVED = "problems solved (%)"
+PANELS = {
+    ("easy", 1): "easy, pass@1",
+    ("easy", 32): "easy, pass@32",
+    ("hard", 1): "hard, pass@1",
+    ("hard", 32): "hard, pass@32",
+}
+
+
+@styled
+def combination(points: pd.DataFrame) -> Figure:
+    """Beyond the paper: the weight of RL in parallel averaging, between SFT alone (0) and RL alone (1)."""
+    scale = points["scale"].iloc[0] if len(points) else "nothing measured yet"
+    note = (
+        "One curve a checkpoint, in multiples of Chinchilla-optimal. 0 and 1 are SFT and RL by themselves, not "
+        "parallel averaging at its ends: SFT takes other numbers of steps. Shaded: 95% interval over questions and "
+        "seeds. General benchmarks: accuracy minus base, mean of the six."
+    )
+    bands = [Band(f"this study ({scale})", False, 5, 2.0, 0.6, 0.55)]
+    figure, (row,) = page(headlines.combination(points)[0], note, bands, (), [SEEDS])
+    labels = []
+    for axes, (key, name) in zip(row, (PANELS | {("general", 0): "general benchmarks"}).items(), strict=True):
+        here = points[(points["role"] == key[0]) & (points["k"] == key[1])]
+        labels.append(_by_checkpoint(axes, here, points))
+        axes.set_title(name, loc="left")
+        axes.set_xlabel("weight of RL")
+        axes.set_xlim(-0.05, 1.05)
+        share_y([axes], "minus base (points)" if key[1] == 0 else SOLVED, from_zero=key[1] > 0)
+    end_labels(row[-1], labels[-1])
+    return figure
+
+
+@styled
+def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> Figure:
+    """What the settings do, beside the paper's curves: rollouts, shots of base, epochs of SFT, KL.
+
+    rollouts: from `curves.rollouts`; varied: from `curves.varied`, for the keys shots, epochs and kl.
+    """
+    ours, theirs = "this study", "paper (OLMo2 1B, published)"
+    bands = [
+        Band(f"{ours}: rollouts a question, pass@1, by questions seen and by answers sampled", False, 4),
+        Band(f"{theirs}: rollouts; easy and hard are halves of its training questions, tested on GSM8K", True, 4),
+        Band(f"{ours}: examples in the prompt of base, easy problems", False, 3),
+        Band(f"{theirs}: examples in the prompt of base, GSM8K", True, 3),
+        Band(f"{ours}: epochs of SFT and KL of RL, easy problems; one curve a checkpoint", False, 4, 1.5, 0.6, 0.55),
+        Band(f"{theirs}: epochs of SFT (on several solutions per question), GSM8K", True, 3),
+    ]
+    note = "Shaded: 95% interval over questions and, here, training seeds. Answers sampled are the paper's FLOPs."
+    figure, rows = page(headlines.ablations(dict(varied))[0], note, bands, (), [SEEDS])
+    _rollouts(rows[:2], rollouts)
+    _shots(rows[2:4], varied["shots"])
+    for axes, (name, k) in zip(rows[4], (("epochs", 1), ("epochs", 32), ("kl", 1), ("kl", 32)), strict=True):
+        table = varied[name]
+        values = sorted(set(table["value"]))
+        here = table[(table["role"] == "easy") & (table["k"] == k)]
+        ends = _by_checkpoint(axes, here.assign(value=here["value"].map(values.index).astype(float)), table)
+        axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+        axes.set_title(f"{name if name == 'epochs' else 'KL'}, pass@{k}", loc="left")
+        axes.set_xlabel({"epochs": "epochs of SFT", "kl": "weight of the KL penalty"}[name])
+        share_y([axes], SOLVED)
+        end_labels(axes, ends)
+    _epochs(rows[5])
+    return figure
+
+
+def _rollouts(rows: Sequence[Sequence[Axes]], ours: pd.DataFrame) -> None:
+    theirs = reference.raw("rollouts")
+    theirs = theirs[theirs["metric"] == "pass@1"].rename(
+        columns={"split": "role", "n_rollouts": "rollouts", "samples_seen": "questions", "flops_axis_value": "answers"}
+    )
+    half = reference.half_width(
+        theirs["value_percent"], pd.Series(reference.QUESTIONS["gsm8k"], theirs.index), theirs["abs_error_pp"]
+    )
+    theirs = theirs.assign(estimate=theirs["value_percent"], ci_low=theirs["value_percent"] - half)
+    theirs = theirs.assign(ci_high=theirs["value_percent"] + half)
+    for row, table in zip(rows, (ours, theirs), strict=True):
+        for axes, (role, x) in zip(
+            row, [(r, x) for r in ("easy", "hard") for x in ("questions", "answers")], strict=True
+        ):
+            here = table[table["role"] == role]
+            values = sorted(set(here["rollouts"]))
+            axes.set_title(f"{role}, by {x}", loc="left")
+            axes.set_xlabel({"questions": "questions seen", "answers": "answers sampled"}[x])
+            if x == "answers":
+                axes.set_xscale("log")
+            for number, points in here.groupby("rollouts"):
+                look = _sequence(len(values), values.index(number), f"{number:.0f} rollouts")
+                curve(axes, points.assign(x=points[x].astype(float)), look, width=1)
+            _key(axes, here, "rollouts", "{:.0f} rollouts")
+    for columns in (slice(0, 2), slice(2, 4)):
+        share_y([axes for row in rows for axes in row[columns]], SOLVED)
+
+
+def _shots(rows: Sequence[Sequence[Axes]], ours: pd.DataFrame) -> None:
+    table = reference.raw("shots").rename(columns={"pretrain_tokens_b": "tokens_b", "n_shots": "value"})
+    half = reference.half_width(
+        table["value_percent"], table["benchmark"].map(reference.QUESTIONS), table["abs_error_pp"]
+    )
+    theirs = reference.finish(table, half).assign(role="easy", k=table["metric"].str.removeprefix("pass@").astype(int))
+    for row, points in zip(rows, (ours, theirs), strict=True):
+        _over_tokens(row, points[points["role"] == "easy"], "{:.0f}-shot")
+    for column in range(3):
+        share_y([row[column] for row in rows], SOLVED)
+    x = [points["chinchilla"].astype(float) for points in (ours, theirs) if len(points)]
+    tokens_axis([axes for row in rows for axes in row], x)
+
+
+def _epochs(row: Sequence[Axes]) -> None:
+    table = reference.raw("curves").rename(columns={"pretrain_tokens_b": "tokens_b"})
+    epochs = {"gsm8k_sft_5epoch_2026-02": 5, reference.FEBRUARY: 10}
+    table = table[table["figure"].isin(epochs) & (table["recipe"] == "sft")]
+    half = reference.half_width(
+        table["value_percent"], table["benchmark"].map(reference.QUESTIONS), table["abs_error_pp"]
+    )
+    points = reference.finish(table, half).assign(k=table["metric"].str.removeprefix("pass@").astype(int))
+    points = points.assign(value=points["figure"].map(epochs))
+    _over_tokens(row, points, "{:.0f} epochs")
+    share_y(row, SOLVED)
+    tokens_axis(row, [points["chinchilla"]])
+
+
+def _over_tokens(row: Sequence[Axes], points: pd.DataFrame, words: str) -> None:
+    """pass@1, pass@8 and pass@32 over pretraining, one curve a value."""
+    values = sorted(set(points["value"]))
+    for axes, k in zip(row, KS, strict=True):
+        axes.set_title(f"pass@{k}", loc="left")
+        for value, here in points[points["k"] == k].groupby("value"):
+            look = _sequence(len(values), values.index(value), words.format(value))
+            curve(axes, here.assign(x=here["chinchilla"].astype(float)), look)
+        _key(axes, points, "value", words)
+
+
+def _by_checkpoint(axes: Axes, here: pd.DataFrame, everything: pd.DataFrame) -> list[tuple[pd.DataFrame, str, str]]:
+    """One curve a checkpoint over the column value; returns the labels of their ends."""
+    names, ends = curves.checkpoints(everything), []
+    for number, name in enumerate(names):
+        points = here[here["checkpoint"] == name]
+        if len(points):
+            look = _sequence(len(names), number, name)
+            curve(axes, points.assign(x=points["value"].astype(float)), look)
+            mean = points[points["seed"].isna()].assign(x=lambda table: table["value"])
+            ends.append((mean, f"{points['chinchilla'].iloc[0]:.2g}×", look.color))
+    if here.empty:
+        nothing(axes)
+    return ends
+
+
+def _key(axes: Axes, points: pd.DataFrame, column: str, words: str) -> None:
+    """Which curve is which, inside the panel."""
+    values = sorted(set(points[column]))
+    if not values:
+        nothing(axes)
+    for number, value in enumerate(reversed(values)):
+        color = _sequence(len(values), len(values) - 1 - number, "").color
+        place = (0.03, 0.95 - 0.11 * number)
+        axes.text(*place, words.format(value), transform=axes.transAxes, size=7, color=color, va="top")
+
+
+def _sequence(count: int, number: int, label: str) -> Look:
+    """Looks of an ordered setting, from light to dark."""
+    return Look(seaborn.color_palette("flare", max(count, 2)).as_hex()[number], "osD^vP"[number % 6], label)

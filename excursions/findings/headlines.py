@@ -1,0 +1,219 @@
+"""What came out, in sentences made from the numbers: the title of each figure and the first lines of its notebook.
+
+No sentence says more than its table: "rises" and "falls" mean that a 95% interval lies on one side of 0.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import pandas as pd
+from IPython.display import HTML
+
+from excursions.findings.plotting import LOOKS
+
+
+def answer(sentences: Sequence[str]) -> HTML:
+    """The sentences as the first thing a reader of a notebook sees."""
+    first, *others = (html.escape(sentence) for sentence in sentences)
+    return HTML(f"<p class='answer'><b>{first}</b> {' '.join(others)}</p>")
+
+
+def moved(changes: pd.DataFrame) -> str:
+    """At how many checkpoints a change is up, at how many down."""
+    n = len(changes)
+    if n == 0:
+        return "is not measured"
+    counts = {"rises": (changes["ci_low"] > 0).sum(), "falls": (changes["ci_high"] < 0).sum()}
+    said = [f"{verb} at {count}" for verb, count in counts.items() if count]
+    of_n = f" of {n} checkpoint{'s' * (n > 1)}"
+    return f"{' and '.join(said)}{of_n}" if said else f"changes measurably at none{of_n}"
+
+
+def span(changes: pd.DataFrame) -> str:
+    """The smallest and the largest change."""
+    if not len(changes):
+        return "no points"
+    return f"{changes['estimate'].min():+.1f} to {changes['estimate'].max():+.1f} points"
+
+
+def pick(changes: pd.DataFrame, recipe: str, other: str, k: int, role: str = "easy") -> pd.DataFrame:
+    """The rows of `curves.gains` for one comparison."""
+    chosen = (changes["recipe"] == recipe) & (changes["other"] == other) & (changes["k"] == k)
+    return changes[chosen & (changes["role"] == role)].sort_values("tokens")
+
+
+def onset(changes: pd.DataFrame) -> str:
+    """The checkpoint from which on every change is up."""
+    rising = (changes["ci_low"] > 0)[::-1].cummin()[::-1]
+    if not rising.any():
+        return "at no checkpoint is there a lasting gain"
+    return f"from {changes[rising]['chinchilla'].iloc[0]:.1f}× Chinchilla-optimal on every checkpoint gains"
+
+
+def checkpoints(points: pd.DataFrame, general: pd.DataFrame) -> list[str]:
+    """What pretraining alone brings."""
+    said = []
+    for role in ("easy", "hard"):
+        for k in (1, 32):
+            base = points[(points["recipe"] == "base") & (points["role"] == role) & (points["k"] == k)]
+            said += [f"{role} pass@{k} {_ends(base)}"] if len(base) else []
+    average = general[(general["benchmark"] == "average") & (general["recipe"] == "base")]
+    start = (
+        f"Pretraining from {points['chinchilla'].min():.1f}× to {points['chinchilla'].max():.1f}× Chinchilla-optimal"
+    )
+    first = f"{start} takes few-shot base in {', '.join(said) or 'nothing measured'}."
+    return [first, f"The general benchmarks go, on average, {_ends(average)}." if len(average) else ""]
+
+
+def _ends(points: pd.DataFrame) -> str:
+    points = points[points["seed"].isna()] if "seed" in points.columns else points
+    points = points.sort_values("tokens")["estimate"]
+    return f"from {points.iloc[0]:.1f} to {points.iloc[-1]:.1f}%"
+
+
+def early_rl(changes: pd.DataFrame) -> list[str]:
+    """Result 1."""
+    easy, many, hard = (pick(changes, "rl", "base", k, role) for k, role in ((1, "easy"), (32, "easy"), (1, "hard")))
+    first = f"Direct RL against its few-shot base, easy problems: pass@1 {moved(easy)}, pass@32 {moved(many)}."
+    return [first, f"In pass@1 {onset(easy)} ({span(easy)}); on hard problems it {moved(hard)} ({span(hard)})."]
+
+
+def scarce_demonstrations(changes: pd.DataFrame) -> list[str]:
+    """Result 2."""
+    one, one32, gold, gold32 = (pick(changes, "rl", other, k) for other in ("sft", "sft_gold") for k in (1, 32))
+    return [
+        f"Direct RL against SFT on one solution: pass@1 {moved(one)}, pass@32 {moved(one32)}.",
+        f"Against SFT on all solutions its pass@1 {moved(gold)} ({span(gold)}) and its pass@32 {moved(gold32)} "
+        f"({span(gold32)}).",
+    ]
+
+
+def suite(points: pd.DataFrame, changes: pd.DataFrame) -> list[str]:
+    """Any suite."""
+    name, rl = points["suite"].iloc[0], pick(changes, "rl", "base", 1)
+    first = f"Suite {name}: direct RL against its few-shot base, easy problems: pass@1 {moved(rl)}."
+    return [first, f"On hard problems it {moved(pick(changes, 'rl', 'base', 1, 'hard'))}."]
+
+
+def sharpening_or_expansion(changes: pd.DataFrame) -> list[str]:
+    """Result 3."""
+    rl, rl32, after, after32 = (
+        pick(changes, *arms, k) for arms in (("rl", "base"), ("sft_rl", "sft")) for k in (1, 32)
+    )
+    return [
+        f"Pass@32, easy problems: under direct RL it {moved(rl32)}, under RL after SFT it {moved(after32)}.",
+        f"Pass@1 under direct RL {moved(rl)} ({span(rl)}), under RL after SFT it {moved(after)} ({span(after)}).",
+    ]
+
+
+def general_capabilities(changes: pd.DataFrame) -> list[str]:
+    """Result 4."""
+    average = changes[changes["benchmark"] == "average"]
+    means = average.groupby("recipe", sort=False)["estimate"].mean()
+    said = ", ".join(f"{_name(recipe)} {value:+.1f}" for recipe, value in means.items())
+    each = "; ".join(f"{_name(recipe)} {moved(rows)}" for recipe, rows in average.groupby("recipe", sort=False))
+    return [f"Accuracy minus base, in points, mean over checkpoints: {said or 'not measured'}.", f"By recipe: {each}."]
+
+
+def parallel_averaging(changes: pd.DataFrame, general: pd.DataFrame) -> list[str]:
+    """Result 5."""
+    one, many = (pick(changes, "parallel", "rl", k) for k in (1, 32))
+    others = "; ".join(
+        f"against {_name(other)} pass@1 {moved(pick(changes, 'parallel', other, 1))}, "
+        f"pass@32 {moved(pick(changes, 'parallel', other, 32))}"
+        for other in ("sft", "sft_rl")
+    )
+    average = general[(general["benchmark"] == "average") & (general["recipe"] == "parallel")]
+    return [
+        f"Parallel averaging against direct RL: pass@1 {moved(one)}, pass@32 {moved(many)}.",
+        f"{others[:1].upper()}{others[1:]}. Its accuracy on the general benchmarks {moved(average)}.",
+    ]
+
+
+def phase_map(phases: pd.DataFrame) -> list[str]:
+    """Where RL expands and where it sharpens, by checkpoint at the last step."""
+    said = []
+    for start, words in {
+        "0-shot": "direct RL from base 0-shot",
+        "few-shot": "from few-shot",
+        "SFT": "RL after SFT",
+    }.items():
+        kinds = phase_kinds(phases[phases["start"] == start])
+        last = kinds.sort_values("rl_step").groupby("checkpoint", observed=True)["kind"].last()
+        counted = last.value_counts(sort=False)
+        said += [f"{words}: " + ", ".join(f"{kind} at {n}" for kind, n in counted.items())] if len(last) else []
+    first = f"After the last step, by checkpoints: {'; '.join(said) or 'nothing measured'}."
+    return [first, "Expands: pass@1 and pass@32 rise. Sharpens: pass@1 rises, pass@32 falls. Intervals decide."]
+
+
+KINDS = ("expands", "sharpens", "raises pass@1 alone", "anything else")
+
+
+def phase_kinds(phases: pd.DataFrame) -> pd.DataFrame:
+    """What RL has done up to each step: columns of the cell, and kind (KINDS)."""
+    cell = ["start", "recipe", "checkpoint", "tokens", "chinchilla", "rl_step"]
+    measured = phases[phases["measure"].isin(["pass@1", "pass@32"])]
+    wide = measured.pivot(index=cell, columns="measure", values=["ci_low", "ci_high"])
+    if not len(wide) or wide["ci_low"].shape[1] < 2:
+        return pd.DataFrame(columns=[*cell, "kind"])
+    up = wide["ci_low"]["pass@1"] > 0
+    kind = pd.Series("anything else", index=wide.index)
+    kind[up] = "raises pass@1 alone"
+    kind[up & (wide["ci_low"]["pass@32"] > 0)] = "expands"
+    kind[up & (wide["ci_high"]["pass@32"] < 0)] = "sharpens"
+    return kind.rename("kind").reset_index()
+
+
+def reward_gaming(points: pd.DataFrame) -> list[str]:
+    """How much of what is right is not derived."""
+    mean = points[points["seed"].isna()]
+    wide = mean.pivot_table(
+        index=["tokens", "chinchilla", "recipe", "is_last", "rl_step"], columns="measure", values="estimate"
+    )
+    if not len(wide):
+        return ["No completion's steps were checked.", ""]
+    share = (100 * wide["gap"] / wide["correct"]).reset_index(name="share").dropna()
+    last = share[(share["recipe"] == "rl") & share["is_last"]].sort_values("tokens")
+    gap = wide["gap"].reset_index(name="gap")
+    gap = gap[gap["recipe"] == "rl"].sort_values("rl_step").groupby("tokens")["gap"].agg(["first", "last"])
+    grew = (gap["last"] > gap["first"]).sum()
+    said = ", ".join(f"{row.share:.0f}% at {row.chinchilla:.1f}×" for row in last.itertuples())
+    return [
+        f"Of what direct RL gets right, not derived: {said or 'not measured'}.",
+        f"Along RL the share of all completions that are right without a derivation grows at {grew} of {len(gap)} "
+        "checkpoints.",
+    ]
+
+
+def combination(points: pd.DataFrame) -> list[str]:
+    """Which weight is best for what."""
+    mean, said = points[points["seed"].isna()], []
+    for (role, k), words in {
+        ("easy", 1): "pass@1",
+        ("easy", 32): "pass@32",
+        ("general", 0): "general benchmarks",
+    }.items():
+        rows = mean[(mean["role"] == role) & (mean["k"] == k)].groupby("value")["estimate"].mean()
+        said += [f"{words} at {rows.idxmax():g}"] if len(rows) else []
+    average = f"Mean over checkpoints, easy problems: the weight of RL that is best for {', '.join(said)}."
+    return [average if said else "No weight was measured.", "Weight 0 is SFT alone, 1 is RL alone, each by itself."]
+
+
+def ablations(varied: dict[str, pd.DataFrame]) -> list[str]:
+    """The best value of each setting, on easy problems."""
+    said = []
+    for name, points in varied.items():
+        rows = points[points["seed"].isna() & (points["role"] == "easy") & (points["k"] == 1)]
+        rows = rows.groupby("value")["estimate"].mean()
+        said += (
+            [f"{name}: " + ", ".join(f"{value:g} gives {mean:.1f}" for value, mean in rows.items())]
+            if len(rows)
+            else []
+        )
+    return [f"Pass@1 on easy problems, mean over checkpoints, in %. {'; '.join(said) or 'Nothing measured'}.", ""]
+
+
+def _name(recipe: str) -> str:
+    return LOOKS[recipe].label.split(" (")[0]
