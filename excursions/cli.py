@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
-from excursions import commands
-from excursions.params import RECIPES, UserError
+from excursions import __version__, commands
+from excursions.keys import Range, nearest
+from excursions.params import RECIPES, SEED, UserError
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+class Parser(argparse.ArgumentParser):
+    """Says a mistake as the commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{message}. `{self.prog} --help` tells more.")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parse(sys.argv[1:] if argv is None else argv)
+        commands.check(args)
         args.run(args)
     except UserError as error:
         # of several processes, each that fails says so
@@ -35,15 +48,51 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="excursions", description="RL and SFT from checkpoints all along pretraining."
-    )
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Raises UserError for what is no command, option or value, with what comes near it."""
+    parser, by_name = _parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in by_name:
+        raise UserError(f"There is no command '{argv[0]}'; accepted: {', '.join(by_name)}.{nearest(argv[0], by_name)}")
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        command = by_name[args.run.__name__]
+        accepted = re.findall(r"--[a-z-]+", command.format_usage())
+        raise UserError(f"`{command.prog}` takes no '{unknown[0]}'.{nearest(unknown[0], accepted)}")
+    return args
+
+
+def _number(kind: type[int] | type[float], accepts: Range) -> Callable[[str], float]:
+    """The type of an argument that is a number of a range."""
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or value not in accepts:
+            word = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text} is not {word}, {accepts}")
+        return value
+
+    return read
+
+
+NATURAL, COUNT = _number(int, Range(0, 10**6)), _number(int, Range(1, 10**6))
+POSITIVE, SHARE = _number(float, Range(0, above=True)), _number(float, Range(0, 1, above=True))
+
+
+def _parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and those of the commands by their names."""
+    parser = Parser(prog="excursions", description="RL and SFT from checkpoints all along pretraining.")
+    parser.add_argument("--version", action="version", version=f"excursions {__version__}")
     subparsers = parser.add_subparsers(metavar="command", required=True)
 
-    def command(function, suite: bool = True, scale: bool = True) -> argparse.ArgumentParser:
-        about = function.__doc__.splitlines()[0]
-        added = subparsers.add_parser(function.__name__, help=about, description=about)
+    def command(function: Callable, about: str, *examples: str, suite: bool = True, scale: bool = True) -> Parser:
+        lines = "".join(f"\n  excursions {function.__name__} {example}".rstrip() for example in examples)
+        added = subparsers.add_parser(
+            function.__name__, help=about, description=about, epilog=f"for example:{lines}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
         added.set_defaults(run=function)
         added.add_argument("--root", type=Path, default=Path("."), help="the project's folder (default: this folder)")
         if scale:
@@ -52,72 +101,147 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--suite", default="main", help="suite of checkpoints (default: main)")
         return added
 
-    def which_runs(added: argparse.ArgumentParser) -> None:
-        added.add_argument("--checkpoint", nargs="+", default=[], metavar="pNN", help="default: those of params.yaml")
-        added.add_argument(
-            "--recipe", nargs="+", default=[], help=f"of {', '.join(RECIPES)}; default: those of params.yaml"
-        )
-        added.add_argument("--seed", nargs="+", type=int, default=[], help="default: those of params.yaml")
+    def several(added: Parser, *names: str, about: str, **more) -> None:
+        """An option with one value or more, which can be given again."""
+        added.add_argument(*names, nargs="+", action="extend", default=[], help=about, **more)
 
-    def which_model(added: argparse.ArgumentParser) -> None:
+    def which_runs(added: Parser) -> None:
+        several(added, "--checkpoint", about="default: those of params.yaml", metavar="pNN")
+        several(added, "--recipe", about=f"of {', '.join(RECIPES)}; default: those of params.yaml")
+        several(added, "--seed", about="default: those of params.yaml", type=_number(int, SEED))
+
+    def which_model(added: Parser) -> None:
         added.add_argument("--checkpoint", metavar="pNN", help="a checkpoint of the suite (default: its last)")
         added.add_argument("--model", type=Path, help="any Hugging Face folder of a model, instead")
-        added.add_argument("--shots", type=int, default=0, help="worked examples in the prompt (default: 0)")
+        added.add_argument("--shots", type=NATURAL, default=0, help="worked examples in the prompt (default: 0)")
 
-    command(commands.data, suite=False)
-    added = command(commands.pretrain)
-    added.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="share every batch among N processes (default: 1)"
+    command(commands.data, "Checks the data and writes what was counted.", "--scale smoke", suite=False)
+    added = command(
+        commands.pretrain,
+        "Pretrains a suite of checkpoints.",
+        "--scale smoke",
+        "--scale nano --suite larger --processes 2",
     )
-    added = command(commands.train)
+    added.add_argument(
+        "--processes",
+        type=_number(int, Range(1, 1024)),
+        default=1,
+        metavar="N",
+        help="share every batch among N processes (default: 1)",
+    )
+    added = command(
+        commands.train, "Computes the runs that are not there yet.", "--checkpoint p20 --recipe rl sft --seed 0 1"
+    )
     which_runs(added)
     added.add_argument("--keep-model", action="store_true", help="keep the trained models, in trained/")
-    which_runs(command(commands.show))
-    added = command(commands.evaluate)
+    which_runs(
+        command(
+            commands.show,
+            "Shows that runs whose code has changed come out as they were: their first steps again, not all of them.",
+            "",
+            "--checkpoint p20 --recipe rl",
+        )
+    )
+    added = command(
+        commands.evaluate,
+        "Measures any checkpoint folder: pass@k on the questions of a split, and the general benchmarks.",
+        "--checkpoint p40 --shots 2 --general",
+        "--model trained/nano/main/p40/rl/seed-0",
+    )
     which_model(added)
     added.add_argument(
         "--split", choices=("train", "validation", "test"), default="validation", help="default: validation"
     )
-    added.add_argument("--questions", type=int, default=50, help="questions per benchmark (default: 50)")
+    added.add_argument("--questions", type=COUNT, default=50, help="questions per benchmark (default: 50)")
     added.add_argument("--general", action="store_true", help="the six general benchmarks too")
-    added = command(commands.notebook, suite=False)
+    added = command(
+        commands.notebook,
+        "Runs one notebook and writes its figures, claims and report.",
+        "early_rl",
+        "audit -p checkpoint=p56 recipe=parallel",
+        suite=False,
+    )
     added.add_argument("name", help="name of a notebook, e.g. early_rl")
-    added.add_argument("-p", "--parameter", nargs="+", default=[], metavar="NAME=VALUE", help="of its parameters cell")
-    command(commands.site, suite=False)
-    added = command(commands.claims, suite=False)
+    several(added, "-p", "--parameter", about="of its parameters cell", metavar="NAME=VALUE")
+    command(
+        commands.site,
+        "Writes the pages of the site that are no notebook: the overview, the explorer, the samples.",
+        "--scale nano",
+        suite=False,
+    )
+    added = command(
+        commands.claims,
+        "Prints the claims with their measured effects and verdicts.",
+        "--scale nano --json",
+        suite=False,
+    )
     added.add_argument("--json", action="store_true", help="as JSON")
-    added = command(commands.plan)
+    added = command(
+        commands.plan,
+        "Prints what the study costs (FLOPs, hours, memory, disk), and which of its runs are there already.",
+        "",
+        "--scale paper --gpus 64",
+    )
     which_runs(added)
     added.add_argument("--reduced", action="store_true", help="details of the reduced study, not of the whole")
-    added.add_argument("--gpu-tflops", type=float, help="peak of one GPU (default: 989, an H100 in bf16; a core: 0.1)")
-    added.add_argument("--gpu-memory", type=float, metavar="GB", help="of one GPU (default: 80)")
-    added.add_argument("--gpus", type=int, help="GPUs of a job (default: 8; at nano and smoke scale 1 core)")
     added.add_argument(
-        "--utilization", type=float, help="share of the peak in training and scoring (default: 0.4; a core: 0.45)"
+        "--gpu-tflops", type=POSITIVE, help="peak of one GPU (default: 989, an H100 in bf16; a core: 0.1)"
+    )
+    added.add_argument("--gpu-memory", type=POSITIVE, metavar="GB", help="of one GPU (default: 80)")
+    added.add_argument("--gpus", type=COUNT, help="GPUs of a job (default: 8; at nano and smoke scale 1 core)")
+    added.add_argument(
+        "--utilization", type=SHARE, help="share of the peak in training and scoring (default: 0.4; a core: 0.45)"
     )
     added.add_argument(
-        "--decode-utilization", type=float, help="share of the peak in sampling (default: 0.1; a core: 0.25)"
+        "--decode-utilization", type=SHARE, help="share of the peak in sampling (default: 0.1; a core: 0.25)"
     )
-    added = command(commands.cells)
+    added = command(
+        commands.cells,
+        "Lists the commands of the study in dependency order, one job a line, for a shell or a cluster.",
+        '--scale paper --launcher "accelerate launch --num_processes 8" > jobs',
+    )
     which_runs(added)
     added.add_argument(
         "--launcher", default="python", help='what starts a job, e.g. "accelerate launch --num_processes 8"'
     )
     added.add_argument("--json", action="store_true", help='as JSON: [{"id", "command", "needs": [ids]}]')
-    added = command(commands.sample)
+    added = command(
+        commands.sample,
+        "Prints completions of a question by a checkpoint, each with its grade.",
+        "--checkpoint p88 --shots 2 -n 8",
+    )
     which_model(added)
     added.add_argument("--question", help="id of a question (default: the first validation question)")
-    added.add_argument("-n", type=int, default=4, help="completions (default: 4)")
-    added.add_argument("--temperature", type=float, default=0.6, help="0 = greedy (default: 0.6)")
-    added = command(commands.export)
+    added.add_argument("-n", type=COUNT, default=4, help="completions (default: 4)")
+    added.add_argument(
+        "--temperature", type=_number(float, Range(0, 100)), default=0.6, help="0 = greedy (default: 0.6)"
+    )
+    added = command(
+        commands.export,
+        "Writes the questions as JSONL and the results as CSV, for other tools.",
+        "--scale nano --to export",
+    )
     added.add_argument("--to", type=Path, default=Path("export"), help="folder (default: export)")
-    added = command(commands.grade, suite=False, scale=False)
+    added = command(
+        commands.grade,
+        "Grades one prediction, or the lines of a file.",
+        "--pred 'so it is \\boxed{1/2}' --gold 0.5",
+        "--jsonl predictions.jsonl",
+        suite=False,
+        scale=False,
+    )
     added.add_argument("--pred", help="a final answer, or a whole solution")
     added.add_argument("--gold", help="the right answer")
     added.add_argument("--jsonl", type=Path, help='file of {"prediction", "gold"} lines; prints one 1/0 a line')
-    added = command(commands.smoke, suite=False, scale=False)
+    added = command(
+        commands.smoke,
+        "Runs the whole pipeline at smoke scale in a temporary copy of the project.",
+        "",
+        suite=False,
+        scale=False,
+    )
     added.add_argument("--keep", type=Path, help="keep the copy in this folder (must not exist)")
-    return parser
+    return parser, subparsers.choices
 
 
 if __name__ == "__main__":

@@ -1,18 +1,39 @@
-"""What each command does. Heavy imports stand inside the functions: a mistake in the arguments costs no time."""
+"""What each command does; what it is for stands in its help, in `cli`.
+
+Heavy imports stand inside the functions, and `check` comes before: a mistake in the arguments costs no time.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, replace
+from pathlib import Path
 
-from excursions import params
-from excursions.params import RECIPES, UserError
+from excursions import keys, params
+from excursions.params import RECIPES, Study, UserError
+
+
+def check(args: argparse.Namespace) -> None:
+    """Looks up all that the arguments name, in params.yaml and by their form. Raises UserError."""
+    for what in ("scale", "suite"):
+        if hasattr(args, what):
+            params.checked_name(getattr(args, what), what)
+    file = args.root / "params.yaml" if hasattr(args, "root") else None
+    if hasattr(args, "scale") and (file.is_file() or args.run not in (notebook, site, claims)):
+        args.study = params.load(file)
+        _scale(args)
+    if hasattr(args, "recipe"):
+        _cells(args)
+    elif hasattr(args, "checkpoint") and args.model is None:
+        _checkpoint(args)
+    if args.run is notebook:
+        args.parameters = _parameters(args.parameter)
 
 
 def data(args: argparse.Namespace) -> None:
-    """Checks the data and writes what was counted."""
     from excursions.data.checks import check_data
     from excursions.files import write_json
 
@@ -22,14 +43,11 @@ def data(args: argparse.Namespace) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    """Pretrains the suite of checkpoints."""
     from excursions.models.launch import is_launched, leave, relaunch
     from excursions.study.pretraining import pretrain_suite
 
-    if args.suite in _study(args).public_suites:
+    if args.suite in args.study.public_suites:
         raise UserError(f"'{args.suite}' is a public suite of params.yaml; give your own pretraining another --suite.")
-    if args.processes < 1:
-        raise UserError(f"--processes is {args.processes}; accepted: 1 or more.")
     if args.processes > 1 and not is_launched():
         relaunch(args.processes)
     pretrain_suite(_scale(args), args.root, args.scale, args.suite)
@@ -37,13 +55,12 @@ def pretrain(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Computes the runs that are not there yet."""
     from excursions.models.launch import leave
     from excursions.models.suites import lend_suite, prepare_suite
     from excursions.study.one_run import kept_models
     from excursions.study.pool import train_runs
 
-    study, wanted = _study(args), _runs(args)
+    study, wanted = args.study, _runs(args)
     if args.suite in study.public_suites:
         prepare_suite(study, args.scale, args.suite, dict.fromkeys(run.checkpoint for run in wanted), args.root)
     elif (of := study.checkpoint_suite(args.suite)) != args.suite:
@@ -54,7 +71,6 @@ def train(args: argparse.Namespace) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
-    """Shows that runs whose code has changed come out as they were: their first steps again, not all of them."""
     from excursions.study.equality import show_runs
     from excursions.study.run import status
 
@@ -67,7 +83,6 @@ def show(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Measures any checkpoint folder: pass@k on the questions of a split, and the general benchmarks."""
     import pandas as pd
 
     from excursions.data.source import open_source
@@ -75,8 +90,6 @@ def evaluate(args: argparse.Namespace) -> None:
     from excursions.findings import statistics
     from excursions.models.processes import Processes
 
-    if args.questions < 1:
-        raise UserError(f"--questions is {args.questions}; accepted: 1 or more.")
     scale, model, tokenizer, engine = _loaded(args)
     exam = make_exam(scale, args.split, args.questions, args.shots)
     rows = pd.DataFrame(measure_outcomes(exam, engine, tokenizer, Processes())[0])
@@ -92,27 +105,18 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def notebook(args: argparse.Namespace) -> None:
-    """Runs one notebook and writes its figures, claims and report."""
-    import yaml
-
     from excursions.findings.notebook import run
 
-    wrong = [pair for pair in args.parameter if "=" not in pair]
-    if wrong:
-        raise UserError(f"--parameter {wrong[0]}: accepted: name=value, e.g. checkpoint=p56.")
-    given = dict(pair.split("=", 1) for pair in args.parameter)
-    print(run(args.name, args.scale, args.root, {name: yaml.safe_load(value) for name, value in given.items()}))
+    print(run(args.name, args.scale, args.root, args.parameters))
 
 
 def site(args: argparse.Namespace) -> None:
-    """Writes the pages of the site that are no notebook: the overview, the explorer, the samples."""
     from excursions.findings.site import write_site
 
     print("\n".join(map(str, write_site(args.root, args.scale))))
 
 
 def claims(args: argparse.Namespace) -> None:
-    """Prints the claims with their measured effects and verdicts."""
     from excursions.findings.claims import load_claims, print_claims
 
     found = load_claims(args.root, args.scale)
@@ -123,11 +127,10 @@ def claims(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Prints what the study costs (FLOPs, hours, memory, disk), and which of its runs are there already."""
     from excursions.study.costs import describe_costs, find_machine
     from excursions.study.plan import describe_plan
 
-    study, scale, runs = _study(args), _scale(args), _runs(args)
+    study, scale, runs = args.study, _scale(args), _runs(args)
     machine = find_machine(
         scale,
         tflops=args.gpu_tflops,
@@ -144,10 +147,9 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def cells(args: argparse.Namespace) -> None:
-    """Lists the commands of the study in dependency order, one job a line, for a shell or a cluster."""
     from excursions.study.cells import study_cells
 
-    found, remark = study_cells(_runs(args), _study(args), args.root, args.launcher)
+    found, remark = study_cells(_runs(args), args.study, args.root, args.launcher)
     if args.json:
         print(json.dumps([asdict(cell) for cell in found], indent=1))
     else:
@@ -157,18 +159,18 @@ def cells(args: argparse.Namespace) -> None:
 
 
 def sample(args: argparse.Namespace) -> None:
-    """Prints completions of a question by a checkpoint, each with its grade."""
     from excursions.data.loading import few_shot_examples, load_questions
     from excursions.data.source import open_source
     from excursions.evaluation.outcomes import Exam, measure_outcomes
     from excursions.models.processes import Processes
 
-    scale, _, tokenizer, engine = _loaded(args)
+    scale = _scale(args)
     questions = load_questions(scale)
     known = {q.id: q for split in vars(questions).values() for q in split}
     question = known[
         params.one_of(args.question, list(known), "question") if args.question else questions.validation[0].id
     ]
+    _, _, tokenizer, engine = _loaded(args)
     how = replace(scale.evaluate, samples=args.n, temperature=args.temperature, kept_samples=args.n)
     shown, steps = few_shot_examples(scale, args.shots), open_source(scale).check_steps()
     exam = Exam((question,), shown, scale.questions, how, frozenset([question.id]), steps)
@@ -179,7 +181,6 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes the questions as JSONL and the results as CSV, for other tools."""
     from excursions.data.loading import load_questions
     from excursions.files import whole_file
     from excursions.findings import estimates
@@ -202,7 +203,6 @@ def export(args: argparse.Namespace) -> None:
 
 
 def grade(args: argparse.Namespace) -> None:
-    """Grades one prediction, or the lines of a file."""
     from excursions.grading.grade import grade_jsonl, is_correct
 
     if args.jsonl:
@@ -214,54 +214,83 @@ def grade(args: argparse.Namespace) -> None:
 
 
 def smoke(args: argparse.Namespace) -> None:
-    """Runs the whole pipeline at smoke scale in a temporary copy of the project."""
     from excursions.study.smoke import run_smoke
 
     run_smoke(args.root, args.keep)
 
 
-def _study(args: argparse.Namespace) -> params.Study:
-    return params.load(args.root / "params.yaml")
+def suite_checkpoints(study: Study, scale: str, suite: str, root: Path) -> tuple[str, ...]:
+    """Names of the checkpoints of a suite, or of the suite it starts from: those of params.yaml's `suites`, or of our
+    own pretraining. Raises UserError for a suite that is neither."""
+    suite = study.checkpoint_suite(suite)
+    if suite in study.public_suites:
+        return tuple(study.public_suites[suite].checkpoints)
+    own = sorted({"main", *(file.parent.name for file in (root / "checkpoints" / scale).glob("*/suite.json"))})
+    params.one_of(suite, dict.fromkeys([*own, *study.suites]), f"suite of {scale}")
+    return study.scale(scale, suite).pretrain.save
 
 
 def _scale(args: argparse.Namespace) -> params.Scale:
-    return _study(args).scale(args.scale, getattr(args, "suite", "main"))
+    return args.study.scale(args.scale, getattr(args, "suite", "main"))
 
 
-def _runs(args: argparse.Namespace) -> list:
-    """The runs named by --checkpoint, --recipe and --seed, each of them all of params.yaml by default."""
-    from excursions.models.suites import suite_checkpoints
-    from excursions.study.run import Run
-
-    study = _study(args)
+def _cells(args: argparse.Namespace) -> list[tuple[str, str, str, str, int]]:
+    """The runs named by --checkpoint, --recipe and --seed, each of them all of params.yaml by default, each once."""
+    study = args.study
     for name in args.recipe:
         params.one_of(name, RECIPES, "recipe")
     there = suite_checkpoints(study, args.scale, args.suite, args.root)
     about = study.suites.get(args.suite, study)
-    checkpoints = args.checkpoint or list(about.checkpoints)
     where = "" if args.checkpoint else " (`checkpoints` of params.yaml, or else --checkpoint, names them)"
-    for name in checkpoints:
+    for name in args.checkpoint or about.checkpoints:
         params.one_of(name, there, f"checkpoint of {args.scale}, suite {args.suite}{where}")
-    return [
-        Run(args.scale, args.suite, checkpoint, recipe, seed)
-        for checkpoint in checkpoints
+    cells = (
+        (args.scale, args.suite, checkpoint, recipe, seed)
+        for checkpoint in args.checkpoint or about.checkpoints
         for recipe in args.recipe or getattr(about, "recipes", study.recipes)
         for seed in args.seed or study.seeds_of(recipe, checkpoint, args.suite)
-    ]
+    )
+    return list(dict.fromkeys(cells))
+
+
+def _runs(args: argparse.Namespace) -> list:
+    from excursions.study.run import Run
+
+    return [Run(*cell) for cell in _cells(args)]
+
+
+def _checkpoint(args: argparse.Namespace) -> str:
+    """The one that --checkpoint names, the last of the suite by default."""
+    there = suite_checkpoints(args.study, args.scale, args.suite, args.root)
+    return params.one_of(args.checkpoint or there[-1], there, f"checkpoint of {args.scale}, suite {args.suite}")
+
+
+def _parameters(pairs: Iterable[str]) -> dict[str, object]:
+    """The values that --parameter gives a notebook. Raises UserError."""
+    found: dict[str, object] = {}
+    for pair in pairs:
+        name, is_pair, text = pair.partition("=")
+        if not is_pair:
+            raise UserError(f"--parameter {pair}: accepted: name=value, e.g. checkpoint=p56.")
+        found[name] = value = keys.plain_value(text)
+        if name == "seed" and not (type(value) is int and value in params.SEED):
+            raise UserError(f"--parameter {pair}: accepted: a whole number, {params.SEED}.")
+        if name in ("suite", "checkpoint", "scale"):
+            found[name] = params.checked_name(text, name) if text else ""
+    return found
 
 
 def _loaded(args: argparse.Namespace) -> tuple:
     """The scale, and the model of --model or --checkpoint with its tokenizer and an engine that samples from it."""
     from excursions.models.model import load_model, one_thread
-    from excursions.models.suites import prepare_suite, suite_checkpoints
+    from excursions.models.suites import prepare_suite
     from excursions.rollout.engines import start_engine
 
     one_thread()
-    study, scale = _study(args), _scale(args)
+    study, scale = args.study, _scale(args)
     folder = args.model
     if folder is None:
-        there = suite_checkpoints(study, args.scale, args.suite, args.root)
-        name = params.one_of(args.checkpoint or there[-1], there, f"checkpoint of {args.scale}, suite {args.suite}")
+        name = _checkpoint(args)
         if args.suite in study.public_suites:
             folder = prepare_suite(study, args.scale, args.suite, [name], args.root)[name]
         else:

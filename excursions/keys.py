@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import re
 import sys
 import types
@@ -130,6 +131,16 @@ def read_yaml(path: Path) -> dict:
         found = "it is empty" if raw is None else f"found {short(repr(raw))}"
         raise UserError(f"{path} must be a mapping of keys; {found}.")
     return raw
+
+
+def plain_value(text: str) -> typing.Any:
+    """What a text is in YAML, if JSON has such values too (a number, true, null, a list); else the text itself."""
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+        json.dumps(value, allow_nan=False)
+    except (YAMLError, ValueError, TypeError, RecursionError):
+        return text
+    return value if text else ""
 
 
 def build(kind: type, raw: object, path: Path | str, prefix: str = "") -> typing.Any:

@@ -33,7 +33,7 @@ from excursions.blocks import (
 from excursions.keys import NAME, TEXT, Pattern, Range, UserError, build, checked_name, key, listed, one_of
 
 __all__ = [  # what the other modules take from here
-    "ENGINES", "RECIPES", "Engine", "Evaluate", "Hub", "Lora", "Model", "OwnSuite", "Parallel", "Pretrain",
+    "ENGINES", "RECIPES", "SEED", "Engine", "Evaluate", "Hub", "Lora", "Model", "OwnSuite", "Parallel", "Pretrain",
     "PublicSuite", "Questions", "Revision", "Rl", "Scale", "Sft", "Study", "Style", "UserError", "checked_name",
     "keys_table", "load", "one_of", "percent",
 ]  # fmt: skip
@@ -233,8 +233,8 @@ def _changed(scale: Scale, values: dict, where: str, by: str) -> Scale:
 def _check_study(study: Study) -> None:
     """What must hold between the scales, the suites and the keys beside them."""
     path = study.path
-    for name in ("scales", "checkpoints", "recipes"):
-        _check_list(getattr(study, name), name, path)
+    for name in ("scales", "checkpoints", "recipes", "seeds"):
+        _check_list(getattr(study, name), name, path, at_least=0 if name == "seeds" else 1)
     for name in study.scales:
         scale = study.scale(one_of(name, study.blocks, f"scale (key 'scales' of {path})"))
         for checkpoint in study.checkpoints:
@@ -290,9 +290,9 @@ def _check_suite(study: Study, name: str, suite: PublicSuite | OwnSuite) -> None
             )
 
 
-def _check_list(found: tuple, name: str, path: str) -> None:
-    if not found or len(set(found)) < len(found):
-        raise UserError(f"{path}: '{name}' is [{listed(found)}]; accepted: one or more, each once.")
+def _check_list(found: tuple, name: str, path: str, at_least: int = 1) -> None:
+    if not at_least <= len(found) == len(set(found)):
+        raise UserError(f"{path}: '{name}' is [{listed(found)}]; accepted: {at_least} or more, each once.")
 
 
 def keys_table() -> str:

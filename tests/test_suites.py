@@ -25,9 +25,10 @@ from transformers import (
 )
 
 from excursions import cli, params
+from excursions.commands import suite_checkpoints
 from excursions.models.model import count_parameters, load_model, weight_files
 from excursions.models.scoring import completion_logprobs
-from excursions.models.suites import checkpoint_folder, prepare_suite, suite_checkpoints
+from excursions.models.suites import checkpoint_folder, prepare_suite
 from excursions.params import PublicSuite, Revision, UserError
 from excursions.results import tables as results
 from excursions.study.one_run import train_run

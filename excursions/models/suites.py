@@ -30,20 +30,6 @@ SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.in
 PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]  # where there are no safetensors
 
 
-def suite_checkpoints(study: Study, scale_name: str, suite: str, root: Path) -> tuple[str, ...]:
-    """Names of the checkpoints of a suite, or of the suite it starts from: those of params.yaml's `suites`, or of our
-    own pretraining.
-
-    Raises UserError for a suite that is neither.
-    """
-    suite = study.checkpoint_suite(suite)
-    if suite in study.public_suites:
-        return tuple(study.public_suites[suite].checkpoints)
-    own = sorted({"main", *(file.parent.name for file in (root / "checkpoints" / scale_name).glob("*/suite.json"))})
-    params.one_of(suite, [*own, *(name for name in study.suites if name not in own)], f"suite of {scale_name}")
-    return study.scale(scale_name, suite).pretrain.save
-
-
 def prepare_suite(
     study: Study, scale_name: str, suite: str, checkpoint_names: Iterable[str], root: Path
 ) -> dict[str, Path]:

@@ -1,0 +1,148 @@
+"""What is asked of the command line: help, mistakes told before anything that takes time is imported, ranges, lists."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from excursions import cli, commands, keys
+from excursions.params import UserError
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = "data pretrain train show evaluate notebook site claims plan cells sample export grade smoke".split()
+
+
+def run(*arguments, **environment):
+    """In a process of its own; stderr has the modules it imported."""
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "excursions", *arguments],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """What a command would be called with."""
+    monkeypatch.chdir(ROOT)
+
+    def parse(*arguments):
+        args = cli._parse(list(arguments))
+        commands.check(args)
+        return args
+
+    return parse
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_help_says_what_it_is_for_and_gives_an_example_that_is_right(command, parsed, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    told = capsys.readouterr().out
+    assert stopped.value.code == 0
+    about, examples = told.split("\n\n")[1], told.split("for example:\n")[1].splitlines()
+    assert about.endswith(".") and examples
+    for example in examples:
+        words = shlex.split(example.split(" > ")[0])
+        assert words[:2] == ["excursions", command]
+        if "larger" not in words:  # a suite that params.yaml may not name yet
+            parsed(*words[1:])
+
+
+def test_help_lists_all_commands_quickly_also_without_docstrings():
+    done = run("--help", PYTHONOPTIMIZE="2")
+    assert done.returncode == 0 and all(re.search(rf"^ +{name} +\w", done.stdout, re.M) for name in COMMANDS)
+    assert "torch" not in done.stderr and "pandas" not in done.stderr
+
+
+def test_version():
+    done = run("--version")
+    assert done.returncode == 0 and re.fullmatch(r"excursions [\w.]+\n", done.stdout)
+
+
+MISTAKES = [
+    ("trian", "There is no command 'trian'; accepted: data, pretrain, train"),
+    ("TRAIN", "Did you mean 'train'?"),
+    ("train --sede 0", "takes no '--sede'. Did you mean '--seed'?"),
+    ("train rl", "takes no 'rl'"),
+    ("train --scale nanoo", "Did you mean 'nano'?"),
+    ("train --scale ../x", "'../x' cannot be the name of a scale"),
+    ("train --recipe RL", "There is no recipe 'RL'; accepted: base, rl, sft"),
+    ("train --checkpoint p21", "There is no checkpoint of nano, suite main 'p21'"),
+    ("train --suite Pythia-1B", "Did you mean 'pythia-1b'?"),
+    ("train --seed -1", "--seed: -1 is not a whole number, 0 to 9,223,372,036,854,775,807"),
+    ("train --seed 18446744073709551616", "is not a whole number, 0 to"),
+    ("train --seed 0.5", "0.5 is not a whole number"),
+    ("train --seed one", "one is not a whole number"),
+    ("pretrain --suite ../../x", "'../../x' cannot be the name of a suite; accepted: letters"),
+    ("pretrain --suite a;b", "cannot be the name of a suite"),
+    ("pretrain --suite pythia-1b", "is a public suite of params.yaml"),
+    ("pretrain --processes 0", "--processes: 0 is not a whole number, 1 to 1,024"),
+    ("pretrain --processes 100000", "is not a whole number, 1 to 1,024"),
+    ("evaluate --questions 0", "--questions: 0 is not a whole number, 1 to"),
+    ("evaluate --shots -1", "-1 is not a whole number, 0 to"),
+    ("evaluate --split tset", "invalid choice: 'tset'"),
+    ("evaluate --checkpoint p21", "There is no checkpoint of nano, suite main 'p21'"),
+    ("sample -n 0", "0 is not a whole number, 1 to"),
+    ("sample --temperature nan", "nan is not a number, 0 to 100"),
+    ("sample --temperature -0.5", "-0.5 is not a number, 0 to 100"),
+    ("plan --gpu-tflops inf", "inf is not a number, above 0"),
+    ("plan --utilization 1.5", "1.5 is not a number, 0 to 1, not 0 itself"),
+    ("plan --gpus 0", "0 is not a whole number, 1 to"),
+    ("notebook audit -p seed", "accepted: name=value"),
+    ("notebook audit -p seed=-1", "--parameter seed=-1: accepted: a whole number, 0 to"),
+    ("notebook audit -p seed=nan", "--parameter seed=nan: accepted: a whole number"),
+    ("notebook audit -p checkpoint={", "'{' cannot be the name of a checkpoint"),
+    ("notebook audit -p suite=../x", "'../x' cannot be the name of a suite"),
+    ("grade --pred 5", "grade needs --pred and --gold, or --jsonl FILE"),
+    ("train --root nowhere", "params.yaml does not exist"),
+]
+
+
+@pytest.mark.parametrize(("command", "said"), MISTAKES)
+def test_a_mistake_is_one_sentence(command, said, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(command.split(" ")) == 2
+    told = capsys.readouterr().err
+    assert said in told and told.startswith("excursions: ") and told.count("\n") == 1
+
+
+def test_a_mistake_is_told_before_anything_heavy_is_imported():
+    done = run("train", "--recipe", "rll")
+    assert done.returncode == 2 and "There is no recipe 'rll'" in done.stderr
+    assert not re.search(r"\| +(torch|transformers|pandas|datasets)$", done.stderr, re.M)
+
+
+def test_options_that_are_given_again_add_up_and_nothing_is_named_twice(parsed):
+    args = parsed("train", "--recipe", "rl", "--recipe", "sft", "rl", "--seed", "0", "0", "--checkpoint", "p20")
+    assert commands._cells(args) == [("nano", "main", "p20", "rl", 0), ("nano", "main", "p20", "sft", 0)]
+    args = parsed("notebook", "audit", "-p", "checkpoint=p56", "-p", "recipe=parallel", "seed=2")
+    assert args.parameters == {"checkpoint": "p56", "recipe": "parallel", "seed": 2}
+    assert parsed("train").recipe == [], "the default is not what the call before has added"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("p56", "p56"), ("3", 3), ("1e-4", 1e-4), ("true", True), ("null", None), ("", ""), ("{", "{"), ("[", "["),
+        ("2024-01-01", "2024-01-01"), ("nan", "nan"), (".nan", ".nan"), (".inf", ".inf"), ("a: b: c", "a: b: c"),
+        ("[p08, 1]", ["p08", 1]), ("!!python/name:os.system", "!!python/name:os.system"), ("[" * 5000, "[" * 5000),
+        ("'3'", "3"), ("\t", "\t"), ("a\nb", "a b"),
+    ],
+)  # fmt: skip
+def test_a_parameter_is_a_plain_value_or_its_own_text(text, value):
+    assert keys.plain_value(text) == value and type(keys.plain_value(text)) is type(value)
+
+
+def test_a_suite_of_our_own_that_is_there_may_be_named(tmp_path):
+    from excursions.params import load
+
+    study = load(ROOT / "params.yaml")
+    (tmp_path / "checkpoints" / "nano" / "tried").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "nano" / "tried" / "suite.json").write_text("{}")
+    assert commands.suite_checkpoints(study, "nano", "tried", tmp_path) == study.scale("nano").pretrain.save
+    with pytest.raises(UserError, match="Did you mean 'tried'"):
+        commands.suite_checkpoints(study, "nano", "tired", tmp_path)
