@@ -17,7 +17,7 @@ from excursions.models.launch import leave
 from excursions.models.model import build_model
 from excursions.models.processes import Processes
 from excursions.rollout.torch_engine import TorchEngine
-from excursions.training import recipes
+from excursions.training import recipes, rl
 from excursions.training.optimizers import adamw, clip_gradients
 from excursions.training.pretrain import batch_gradients
 
@@ -81,7 +81,7 @@ def recipe(name: str, scale: params.Scale, processes: Processes, folder: Path) -
 
 def everything(processes: Processes, folder: Path, only: str | None = None) -> dict[str, dict]:
     """Name of a training -> its weights at the end and the numbers seen on the way."""
-    recipes.grade_completions = grade_by_text
+    rl.grade_completions = grade_by_text
     scale = tiny_scale()
     kl = replace(scale, rl=replace(scale.rl, kl=0.1, inner_steps=2))
     results = {

@@ -12,10 +12,11 @@ import pytest
 from hub_project import write_params
 
 from excursions import cli
+from excursions.models.processes import Processes
 from excursions.results import tables as results
 from excursions.study.one_run import train_run
 from excursions.study.run import Run
-from excursions.training import pretrain, recipes
+from excursions.training import pretrain
 
 RECIPES = ("base", "sft", "rl", "sft_rl", "parallel")
 
@@ -62,7 +63,7 @@ def test_transformers_generation_gives_the_same_study(alone, hub_project, hub_sc
     root = copy_of(hub_project, tmp_path, scale)
     for recipe in ("base", "rl"):
         run = Run("paper", "main", "p88", recipe, 0)
-        train_run(run, scale, root)
+        train_run(run, scale, root, Processes())
         assert samples(run.folder(root)) == samples(run.folder(alone))
         about = json.loads((run.folder(root) / "run.json").read_text())
         assert about["engine"]["name"] == "transformers"
@@ -71,10 +72,10 @@ def test_transformers_generation_gives_the_same_study(alone, hub_project, hub_sc
 
 def assert_rewards_change_the_model(recipe, hub_project, scale, folder, monkeypatch, logp_difference):
     """An untrained model earns no reward, so here some texts count as right."""
-    monkeypatch.setattr(recipes, "grade_completions", distributed_work.grade_by_text)
+    monkeypatch.setattr("excursions.training.rl.grade_completions", distributed_work.grade_by_text)
     root = copy_of(hub_project, folder, scale)
     run = Run("paper", "main", "p88", recipe, 0)
-    train_run(run, scale, root)
+    train_run(run, scale, root, Processes())
     log = pd.read_parquet(run.folder(root) / "training.parquet")
     assert (log.grad_norm > 0).all() and log.reward.between(0.01, 0.99).all()
     assert (log["sampling/sampling_logp_difference/mean"] < logp_difference).all()

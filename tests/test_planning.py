@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import shlex
 import shutil
 import subprocess
@@ -10,19 +11,21 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from excursions import cli, params
+from excursions import cli, commands, params
 from excursions.data.nano import corpus
+from excursions.data.source import open_source
 from excursions.evaluation.outcomes import measure_general
 from excursions.models.model import build_model
 from excursions.models.processes import Processes
-from excursions.models.scoring import completion_logprobs
+from excursions.models.scoring import completion_logprobs, flash, flash_backward
 from excursions.params import RECIPES, UserError
 from excursions.recipes import RECIPES as TABLE
 from excursions.rollout.sampler import Completion
@@ -63,9 +66,10 @@ def shape(nano):
 
 def flops(work) -> int:
     """Of the matrix products of `work`. The counter knows the fused attention of a GPU, and must be told a CPU's."""
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    formulas = {attention: sdpa_flop, backward: sdpa_backward_flop}
+    formulas = {
+        flash: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        flash_backward: lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v),
+    }
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         work()
     return counter.get_total_flops()
@@ -182,9 +186,9 @@ def test_flops_of_an_sft_step(nano, model, shape):
     assert planning.training_flops(shape, tokens, tokens / 32, tokens) == pytest.approx(measured, rel=CLOSE)
 
 
-def test_flops_of_sampling(model, shape):
+def test_flops_of_sampling(nano, model, shape):
     groups = make_groups()
-    engine = TorchEngine(model, None, 504)
+    engine = TorchEngine(model, None, len(corpus.tokenizer(nano.questions.seed)))
     work = {"max_new_tokens": 48, "temperature": 1.0}
     measured = flops(lambda: engine.generate([g.prompt_ids for g in groups], [list(range(16))] * len(groups), **work))
     formula = planning.rollout_flops(shape, len(groups), 16, lengths_of(groups).prompt, 48)
@@ -192,7 +196,8 @@ def test_flops_of_sampling(model, shape):
 
 
 def test_flops_of_the_general_benchmarks(nano, model, shape):
-    measured = flops(lambda: measure_general(model, corpus.tokenizer(nano.questions.seed), nano))
+    tokenizer, tasks = corpus.tokenizer(nano.questions.seed), open_source(nano).general()
+    measured = flops(lambda: measure_general(model, tokenizer, tasks, Processes()))
     assert planning.general_flops(shape, nano) == pytest.approx(measured, rel=CLOSE)
 
 
@@ -266,7 +271,7 @@ def test_peak_of_a_micro_batch(nano, stage, vocabulary):
 
 
 def test_keys_and_values_of_the_embedded_engine(nano, model, shape, monkeypatch):
-    engine, seen = TorchEngine(model, None, 504), []
+    engine, seen = TorchEngine(model, None, len(corpus.tokenizer(nano.questions.seed))), []
     step = engine._step
 
     def watched(token_b, cache):
@@ -279,7 +284,7 @@ def test_keys_and_values_of_the_embedded_engine(nano, model, shape, monkeypatch)
     monkeypatch.setattr(engine, "_step", watched)
     rng = torch.Generator().manual_seed(0)
     prompts = [ids(rng, 40) for _ in range(8)]
-    engine.generate(prompts, [list(range(16))] * 8, max_new_tokens=96, temperature=1.0, processes=Processes())
+    engine.generate(prompts, [list(range(16))] * 8, max_new_tokens=96, temperature=1.0)
     scale = replace(nano, rl=replace(nano.rl, questions_per_step=8, rollouts=16, max_new_tokens=96))
     lengths = Lengths(40, 54, 96, 96, 1.0, "")
     assert planning.stage_memory("rl", scale, shape, lengths, 1, False).cache == pytest.approx(max(seen), rel=CLOSE)
@@ -297,12 +302,14 @@ def test_fsdp_shards_the_states_and_nothing_else(study, shape):
     assert memory.snapshots == 2 * memory.weights and memory.adamw == 4 * memory.weights
 
 
-def test_size_of_results_is_that_of_committed_runs(nano):
-    folders = list((ROOT / "results/nano/main").glob("p*/*/seed-0"))
-    measured = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+def test_size_of_results_is_that_of_the_runs_that_are_there(nano):
+    folders = list((ROOT / "results/nano/main").glob("p*/*/seed-*"))
+    if not folders:
+        pytest.skip("no run of scale nano is there yet")
     lengths = costs.find_lengths(nano, ROOT, "nano", "main")
-    formula = sum(costs.results_bytes(folder.parent.name, nano, lengths) for folder in folders)
-    assert formula == pytest.approx(measured, rel=CLOSE)
+    for folder in folders:
+        measured = sum(file.stat().st_size for file in folder.iterdir())
+        assert costs.results_bytes(folder.parent.name, nano, lengths) == pytest.approx(measured, rel=2 * CLOSE), folder
 
 
 # ---- the study ----
@@ -348,14 +355,27 @@ def test_hours_follow_peak_and_utilizations():
     )
 
 
-def test_lengths_are_measured_where_runs_are_there(nano, study):
-    measured = costs.find_lengths(nano, ROOT, "nano", "main")
-    few = replace(nano, questions=replace(nano.questions, train_easy=150, train_hard=50, validation=8, test=8))
-    made = costs.find_lengths(few, ROOT / "nowhere", "nano", "main")  # of the questions
-    assert measured.prompt == pytest.approx(made.prompt, rel=0.05)
-    assert measured.solution == pytest.approx(made.solution, rel=0.05)
-    assert 1 < measured.completion < nano.rl.max_new_tokens and 0 < measured.kept < 1
-    assert "assumed" in costs.find_lengths(study.scale("paper"), ROOT / "nowhere", "paper", "main").source
+def test_lengths_are_those_of_the_logs_and_without_logs_of_the_questions(nano, study, tmp_path, monkeypatch):
+    """Prompts of 40 tokens and solutions of 50; completions of 20 before the first step and of 30 at the second."""
+    rows, batch = nano.rl.questions_per_step * nano.rl.rollouts, nano.sft.batch_size
+    rl = {"recipe": "rl", "reward": 0.5, "frac_reward_zero_std": 0.25}
+    log = pd.DataFrame(
+        [
+            rl | {"step": 1, "completions/mean_length": 20, "num_tokens": rows * 60},
+            rl | {"step": 2, "completions/mean_length": 30, "num_tokens": rows * 70},
+            {"recipe": "sft", "step": 1, "sft_tokens": batch * 90},
+        ]
+    )
+    monkeypatch.setattr(costs.results, "load_training", lambda *_: log)
+    (tmp_path / "results/nano/main/p08/rl/seed-0").mkdir(parents=True)
+    (tmp_path / "results/nano/main/p08/rl/seed-0/training.parquet").touch()
+    found = costs.find_lengths(nano, tmp_path, "nano", "main")
+    assert found == Lengths(40, 50, 25, 20, 0.75, found.source) and "runs that are there" in found.source
+    log = log.iloc[:0]  # `base` alone is there
+    questions = costs.find_lengths(nano, tmp_path, "nano", "main")
+    assert questions == costs.find_lengths(nano, tmp_path / "nowhere", "nano", "main")
+    assert questions.completion <= questions.untrained == nano.evaluate.max_new_tokens
+    assert "assumed" in costs.find_lengths(study.scale("paper"), tmp_path, "paper", "main").source
 
 
 def test_the_report_names_all_stages_and_adds_up(study, capsys, tmp_path):
@@ -372,7 +392,7 @@ def test_the_report_names_all_stages_and_adds_up(study, capsys, tmp_path):
     assert float(study_row[-2].replace(",", "")) == pytest.approx(everything, rel=0.01)
     assert float(study_row[-1]) == pytest.approx(everything / 24 / 4, rel=0.02)
     assert float(reduced[-2]) < float(study_row[-2]) and int(study_row[1]) == len(all_runs(study, "paper"))
-    assert any("paper.rl.steps: 250" in line for line in lines)
+    assert any(f"paper.rl.steps: {math.ceil(study.scale('paper').rl.steps / 4)}" in line for line in lines)
     assert any("FSDP2 over 4" in line for line in lines) and any(line.startswith("disk") for line in lines)
     assert lines[-1] == f"to compute: {len(all_runs(study, 'paper'))} runs of unknown length"  # before pretraining
 
@@ -459,12 +479,23 @@ def test_cells_come_after_what_they_need_and_once(study, scale):
         expected = f"{run.checkpoint}/{parent}/seed-{run.seed}" if parent else "pretrain"
         assert by_id[f"{run.checkpoint}/{run.recipe}/seed-{run.seed}"].needs == (expected,)
     notebooks = [name for name in ids if name.startswith("notebook/")]
+    assert {"notebook/early_rl", "notebook/checkpoints"} < set(notebooks)
     assert set(by_id["notebook/claims"].needs) == set(notebooks) - {"notebook/claims"}
-    assert len(by_id["notebook/early_rl"].needs) == len(runs) and set(by_id["commit"].needs) == set(notebooks)
+    assert set(by_id["site"].needs) == set(notebooks) and set(by_id["commit"].needs) == {*notebooks, "site"}
+    assert len(by_id["notebook/early_rl"].needs) == len(runs)
 
 
-def test_every_command_of_the_smoke_study_parses(study, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
+def write_project(folder, **changes):
+    """params.yaml with some of its keys changed, and the pipeline."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text()) | changes
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw))
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    return params.load(folder / "params.yaml")
+
+
+def test_every_command_of_the_smoke_study_parses(tmp_path, monkeypatch, capsys):
+    study = write_project(tmp_path, more_seeds={"rl": {"p20": [1]}})
+    monkeypatch.chdir(tmp_path)
     suite = ["--scale", "smoke", "--checkpoint", *study.scale("smoke").pretrain.save]
     assert cli.main(["cells", *suite, "--json"]) == 0
     cells = json.loads(capsys.readouterr().out)
@@ -474,7 +505,7 @@ def test_every_command_of_the_smoke_study_parses(study, monkeypatch, capsys):
         assert words[:3] == ["python", "-m", "excursions"] and set(cell) == {"id", "command", "needs"}
         parsed = cli._parser().parse_args(words[3:])
         assert parsed.scale == "smoke"
-        if parsed.run is cli.train:
+        if parsed.run is commands.train:
             asked += [Run("smoke", parsed.suite, *parsed.checkpoint, *parsed.recipe, *parsed.seed)]
     study = replace(study, checkpoints=study.scale("smoke").pretrain.save)
     assert Run("smoke", "main", "p20", "rl", 1) in asked and Run("smoke", "main", "p88", "rl", 1) not in asked
@@ -511,19 +542,13 @@ def test_a_folder_without_a_pipeline_says_so(study, tmp_path):
         list_cells(study, all_runs(study, "paper"), tmp_path)
 
 
-def test_dvc_takes_what_the_jobs_wrote(study, tmp_path):
+def test_dvc_takes_what_the_jobs_wrote(tmp_path):
     """The pipeline's own stages with made-up files in place of what jobs write; after the last cell none is stale."""
-    small = replace(study, checkpoints=("p08", "p88"), more_seeds={})
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
-        "checkpoints": list(small.checkpoints),
-        "more_seeds": {},
-    }
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
-    shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values():
+    small = write_project(tmp_path, checkpoints=["p08", "p88"], more_seeds={})
+    for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
         for path in (each if isinstance(each, str) else next(iter(each)) for each in stage["deps"] + stage["outs"]):
             for checkpoint in small.checkpoints:
-                made = path.replace("${item.scale}", "nano").replace("${scales[0]}", "nano")
+                made = path.replace("${item.scale}", "nano").replace("${scales[0]}", "nano").replace("${notebook}", name)
                 file = tmp_path / made.replace("${item.checkpoint}", checkpoint)
                 file = file if file.suffix else file / "file"
                 file.parent.mkdir(parents=True, exist_ok=True)

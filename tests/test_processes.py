@@ -17,9 +17,9 @@ from excursions.training.recipes import training
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    before = distributed_work.recipes.grade_completions
+    before = distributed_work.rl.grade_completions
     made = distributed_work.everything(Processes(), tmp_path_factory.mktemp("alone"))
-    distributed_work.recipes.grade_completions = before
+    distributed_work.rl.grade_completions = before
     return made
 
 

@@ -27,13 +27,13 @@ from transformers import (
 from excursions import cli, params
 from excursions.commands import suite_checkpoints
 from excursions.models.model import count_parameters, load_model, weight_files
+from excursions.models.processes import Processes
 from excursions.models.scoring import completion_logprobs
 from excursions.models.suites import checkpoint_folder, prepare_suite
 from excursions.params import PublicSuite, Revision, UserError
 from excursions.results import tables as results
 from excursions.study.one_run import train_run
 from excursions.study.run import Run
-from excursions.training import recipes
 from excursions.training.sft import Example, completion_loss
 
 torch.set_num_threads(1)
@@ -148,7 +148,7 @@ def test_names_that_are_not_there_are_told_with_those_that_are(published, tmp_pa
         prepare_suite(study_with("./nowhere"), "paper", "tiny", ["p01"], tmp_path)
     own = tmp_path / "checkpoints" / "nano" / "tiny"
     own.mkdir(parents=True)
-    (own / "suite.json").write_text('{"parameters": 1, "tokens": {}, "total_tokens": 1}')
+    (own / "suite.json").write_text('{"parameters": 1, "tokens": {"p08": 1}, "total_tokens": 1}')
     with pytest.raises(UserError, match="a suite of our own pretraining; give"):
         prepare_suite(study, "nano", "tiny", ["p01"], tmp_path)
     assert suite_checkpoints(study_with(published), "nano", "main", tmp_path) == study.scale("nano").pretrain.save
@@ -400,8 +400,8 @@ def test_a_public_suite_is_trained_and_measured_like_our_own(hub_project, hub_sc
     (root / "params.yaml").write_text(yaml.safe_dump(raw))
     command = ["train", "--root", str(root), "--scale", "paper", "--suite", "tiny", "--recipe", "sft"]
     assert cli.main([*command, "--checkpoint", "p02"]) == 0
-    monkeypatch.setattr(recipes, "grade_completions", distributed_work.grade_by_text)
-    train_run(Run("paper", "tiny", "p02", "rl", 0), scale, root)
+    monkeypatch.setattr("excursions.training.rl.grade_completions", distributed_work.grade_by_text)
+    train_run(Run("paper", "tiny", "p02", "rl", 0), scale, root, Processes())
 
     outcomes, general = results.load_outcomes(root, "paper", "tiny"), results.load_general(root, "paper", "tiny")
     assert set(outcomes.recipe) == set(general.recipe) == {"sft", "rl"}

@@ -28,8 +28,8 @@ def study_cells(
 ) -> tuple[list[Cell], str]:
     """The jobs of these runs of one suite, in an order in which each can run after those before it; and a remark.
 
-    data -> pretrain -> one cell per run, `sft` before `sft_rl` and `sft_gold` before `sft_gold_rl` -> notebooks ->
-    `dvc commit`. A public suite needs no pretraining. The last two only if the runs are all that params.yaml names of
+    data -> pretrain -> one cell per run, `sft` before `sft_rl` and `sft_gold` before `sft_gold_rl` -> notebooks, that
+    of the claims last -> site -> `dvc commit`. A public suite needs no pretraining. From notebooks on only if the runs are all that params.yaml names of
     the suite main: before that the figures lack cells, and DVC would take a stage for complete that is not.
 
     What is there already is not computed again, so after a failure the whole list can be run once more. Cells on
@@ -56,21 +56,22 @@ def study_cells(
         before = _run_id(run.parent) if run.parent in wanted else first
         cells.append(Cell(_run_id(run), command(f"train {which}", launcher), (before,)))
     if wanted != {Run(scale, "main", *cell) for cell in study.cells()}:
-        return cells, "Notebooks and `dvc commit` are left out: these are not the runs that params.yaml names."
+        return cells, "Notebooks, site and `dvc commit` are left out: these are not the runs that params.yaml names."
 
     trained = tuple(_run_id(run) for run in runs)
     done: list[str] = []
-    for name, stage in _notebook_stages(root).items():
-        needs = tuple(done) if "claims" in stage["deps"] else trained
-        cells.append(Cell(f"notebook/{name}", command(f"notebook {name} --scale {scale}"), needs))
-        done.append(f"notebook/{name}")
+    for name, stage in _result_stages(root).items():
+        what = name if name == "site" else f"notebook {name}"
+        needs = tuple(done) if "claims" in stage["deps"] else trained  # what is weighed in the notebooks before
+        cells.append(Cell(what.replace(" ", "/"), command(f"{what} --scale {scale}"), needs))
+        done.append(cells[-1].id)
     if scale not in study.scales:
         return cells, (
             f"`dvc commit` is left out: DVC knows the scales that params.yaml names ({', '.join(study.scales)}). "
             f"With 'scales: [{', '.join([*study.scales, scale])}]' there, `excursions cells` lists it."
         )
     stages = [f"data@{scale}", f"pretrain@{scale}", *(f"train@{scale}-{checkpoint}" for checkpoint in checkpoints)]
-    for name, stage in _notebook_stages(root).items():
+    for name, stage in _result_stages(root).items():
         if "matrix" in stage or scale == study.scales[0]:
             stages.append(f"{name}@{scale}" if "matrix" in stage else name)
     there = "" if root == Path(".") else f" --cd {shlex.quote(str(root))}"
@@ -82,10 +83,10 @@ def _run_id(run: Run) -> str:
     return f"{run.checkpoint}/{run.recipe}/seed-{run.seed}"
 
 
-def _notebook_stages(root: Path) -> dict[str, dict]:
-    """The stages of dvc.yaml that run a notebook of their name, in its order."""
+def _result_stages(root: Path) -> dict[str, dict]:
+    """The stages of dvc.yaml that show results, in its order: each runs the notebook of its name, `site` the site."""
     file = root / "dvc.yaml"
     if not file.is_file():
         raise UserError(f"{file} does not exist. Run from the project's folder, or name it with --root.")
     stages = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
-    return {name: stage for name, stage in stages.items() if f"excursions notebook {name} " in stage["cmd"]}
+    return {name: stage for name, stage in stages.items() if " notebook " in stage["cmd"] or name == "site"}
