@@ -80,7 +80,8 @@ def test_every_recipe_has_its_own_colour_and_marker():
     for kind in ("color", "label"):
         assert len({getattr(look, kind) for look in LOOKS.values()}) == len(LOOKS)
     for one, other in (("sft", "sft_gold"), ("rl", "sft_gold_rl")):  # told apart by colour, marker and dash
-        assert all(a != b for a, b in zip(LOOKS[one], LOOKS[other], strict=True))
+        for kind in ("color", "marker", "dashes"):
+            assert getattr(LOOKS[one], kind) != getattr(LOOKS[other], kind)
 
 
 @pytest.mark.parametrize("study", ["tables", "many"])
@@ -127,7 +128,8 @@ def test_the_curves_are_the_table_and_share_an_axis_with_the_papers(tables):
         assert ours.get_ylim() == theirs.get_ylim() and ours.get_xlim() == theirs.get_xlim()
     assert figure.axes[0].get_ylim()[0] < 0  # a marker at 0% is not cut in half
     assert any(np.allclose(line.get_ydata(), 0.1) for line in figure.axes[0].lines)  # what guessing scores
-    assert not any(np.allclose(line.get_ydata(), 0.1) for line in figure.axes[5].lines)  # not known of GSM8K
+    floors = [[line for line in axes.lines if np.allclose(line.get_ydata(), 0.1)] for axes in figure.axes[0:6:5]]
+    assert len(floors[0]) > len(floors[1])  # what guessing scores is not known of GSM8K
 
 
 def test_the_title_is_what_the_numbers_say(tables):
@@ -247,7 +249,8 @@ def test_general_gains_are_paired_on_the_items(tables):
     for at, row in changes.iterrows():
         assert row["estimate"] == pytest.approx(level[("sft", *at)] - level[("base", *at)])
     unpaired = np.hypot(*(0.5 * np.sqrt(0.25 / 50) for _ in range(2))) * 100
-    assert (changes.loc["p88", "ci_high"] - changes.loc["p88", "ci_low"]).mean() < 4 * unpaired
+    width = changes.loc["p88", "ci_high"] - changes.loc["p88", "ci_low"]
+    assert (width > 0).all() and width["average"] < 2 * 12.7 * unpaired  # two seeds: a t of one degree of freedom
 
 
 def test_right_is_derived_or_not(tables):
@@ -313,4 +316,4 @@ def test_a_table_shows_estimates_with_intervals_in_the_order_of_the_rows():
     )
     shown = report.table(rows, ["recipe"], ["k"], "a & b").data
     assert "<caption>a &amp; b</caption>" in shown and "12.3 [10.0, 14.0]" in shown and "pass@8" in shown
-    assert shown.index(">RL<") < shown.index(">base<")
+    assert shown.index(">RL<") < shown.index(">base (few-shot)<")

@@ -548,7 +548,8 @@ def test_dvc_takes_what_the_jobs_wrote(tmp_path):
     for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
         for path in (each if isinstance(each, str) else next(iter(each)) for each in stage["deps"] + stage["outs"]):
             for checkpoint in small.checkpoints:
-                made = path.replace("${item.scale}", "nano").replace("${scales[0]}", "nano").replace("${notebook}", name)
+                made = path.replace("${item.scale}", "nano").replace("${scales[0]}", "nano")
+                made = made.replace("${notebook}", name)
                 file = tmp_path / made.replace("${item.checkpoint}", checkpoint)
                 file = file if file.suffix else file / "file"
                 file.parent.mkdir(parents=True, exist_ok=True)

@@ -58,12 +58,12 @@ def checkpoints(points: pd.DataFrame, general: pd.DataFrame) -> list[str]:
     for role in ("easy", "hard"):
         for k in (1, 32):
             base = points[(points["recipe"] == "base") & (points["role"] == role) & (points["k"] == k)]
-            said += [f"{role} pass@{k} {_ends(base)}"] if len(base) else []
+            said += [f"{role} @{k} {_ends(base)}"] if len(base) else []
     average = general[(general["benchmark"] == "average") & (general["recipe"] == "base")]
     start = (
         f"Pretraining from {points['chinchilla'].min():.1f}× to {points['chinchilla'].max():.1f}× Chinchilla-optimal"
     )
-    first = f"{start} takes few-shot base in {', '.join(said) or 'nothing measured'}."
+    first = f"{start}, few-shot base: {', '.join(said) or 'nothing measured'}."
     return [first, f"The general benchmarks go, on average, {_ends(average)}." if len(average) else ""]
 
 
