@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import matplotlib
 import pandas as pd
@@ -200,7 +200,7 @@ def curve(
     """One curve over the column x: estimate as line and markers, ci_low to ci_high shaded (percent)."""
     points = points.sort_values("x")
     size = 6 if marker in "PX*" else 4.5  # thin shapes need more room
-    look = {"color": color, "marker": marker, "ms": size, "mec": "white", "mew": 0.5, "lw": width}
+    look: dict[str, Any] = {"color": color, "marker": marker, "ms": size, "mec": "white", "mew": 0.5, "lw": width}
     axes.plot(points["x"], points["estimate"], dashes, zorder=3, **look)
     if not band:
         return
@@ -215,7 +215,7 @@ def end_labels(axes: Axes, labels: Sequence[tuple[pd.DataFrame, str, str]], size
 
     Call it when the limits of both axes are set.
     """
-    inches = axes.get_position().height * axes.figure.get_size_inches()[1]
+    inches = axes.get_position().height * cast(Figure, axes.figure).get_size_inches()[1]
     apart = size * 1.25 / 72 / inches  # all heights and places in shares of the panel
     ends = []
     for points, text, color in labels:
