@@ -21,10 +21,11 @@ def check(args: argparse.Namespace) -> None:
     for what in ("scale", "suite"):
         if hasattr(args, what):
             params.checked_name(getattr(args, what), what)
-    file = args.root / "params.yaml" if hasattr(args, "root") else None
-    if hasattr(args, "scale") and (file.is_file() or args.run not in (notebook, site, claims)):
-        args.study = params.load(file)
-        _scale(args)
+    if hasattr(args, "scale"):
+        file = args.root / "params.yaml"
+        if file.is_file() or args.run not in (notebook, site, claims):
+            args.study = params.load(file)
+            _scale(args)
     if hasattr(args, "recipe"):
         _cells(args)
     elif hasattr(args, "checkpoint") and args.model is None:

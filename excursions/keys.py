@@ -143,7 +143,7 @@ def plain_value(text: str) -> typing.Any:
     return value if text else ""
 
 
-def build(kind: type, raw: object, path: Path | str, prefix: str = "") -> typing.Any:
+def build(kind: typing.Any, raw: object, path: Path | str, prefix: str = "") -> typing.Any:
     """A dataclass of declared keys from a mapping, recursively, with every key accounted for. Raises UserError."""
     if not isinstance(raw, dict):
         raise UserError(f"{path}: '{prefix.rstrip('.')}' must be a mapping of keys, found {short(repr(raw))}.")
@@ -162,7 +162,7 @@ def build(kind: type, raw: object, path: Path | str, prefix: str = "") -> typing
     return kind(**{name: build_key(kind, name, value, path, prefix + name) for name, value in found.items()})
 
 
-def build_key(kind: type, name: str, raw: object, path: Path | str, key: str) -> typing.Any:
+def build_key(kind: typing.Any, name: str, raw: object, path: Path | str, key: str) -> typing.Any:
     """The checked value of one key of a declared block; `key` is its dotted name in the file. Raises UserError."""
     accepts = kind.__dataclass_fields__[name].metadata["accepts"]
     return _value(_hints(kind)[name], accepts, raw, path, key)
@@ -195,7 +195,7 @@ def _value(hint: typing.Any, accepts: typing.Any, raw: object, path: Path | str,
         return one_of(raw, accepts, f"{key.rpartition('.')[2]} (key '{key}' of {path})")
     if not fits or isinstance(raw, float) and not isfinite(raw) or accepts is not None and raw not in accepts:
         raise UserError(f"{path}: '{key}' is {short(repr(raw))}; accepted: {_accepted(hint, accepts)}.")
-    return float(raw) if hint is float else raw
+    return float(typing.cast(float, raw)) if hint is float else raw
 
 
 _hints = functools.cache(typing.get_type_hints)

@@ -95,7 +95,7 @@ class Top:
     keep_models: tuple[str, ...] = key("cells whose trained models are kept in trained/", KEPT)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study(Top):
     """The whole of params.yaml."""
 
@@ -280,10 +280,11 @@ def _check_suite(study: Study, name: str, suite: PublicSuite | OwnSuite) -> None
                 f"'{where}.checkpoints_of' is {other}; accepted: one of the two."
             )
     for scale in study.scales:
-        there = study.scale(scale, name).pretrain.save
-        if other in study.suites:
-            about = study.suites[other]
-            there = about.checkpoints if isinstance(about, PublicSuite) else study.scale(scale, other).pretrain.save
+        lender = study.suites.get(other or name)
+        if isinstance(lender, PublicSuite):
+            there = tuple(lender.checkpoints)
+        else:
+            there = study.scale(scale, other if other in study.suites else name).pretrain.save
         for checkpoint in suite.checkpoints:
             one_of(
                 checkpoint, there, f"checkpoint of {scale}, suite {other or name} (key '{where}.checkpoints' of {path})"

@@ -24,17 +24,17 @@ class Cell(NamedTuple):
 
 def run_folder(root: Path | str, *cell: str | int) -> Path:
     """Where the results of a run are: root/results/<scale>/<suite>/<checkpoint>/<recipe>/seed-<k>."""
-    return Path(root) / "results" / Cell(*cell).path
+    return Path(root) / "results" / Cell._make(cell).path
 
 
 def scratch_folder(root: Path | str, *cell: str | int) -> Path:
     """Where the unfinished state of a run and the model that others start from are; not in git."""
-    return Path(root) / "scratch" / Cell(*cell).path
+    return Path(root) / "scratch" / Cell._make(cell).path
 
 
 def trained_folder(root: Path | str, *cell: str | int) -> Path:
     """Where the trained model of a run is kept, if it is."""
-    return Path(root) / "trained" / Cell(*cell).path
+    return Path(root) / "trained" / Cell._make(cell).path
 
 
 def run_folders(root: Path | str, scale: str, suite: str) -> Iterator[tuple[Cell, Path]]:

@@ -548,12 +548,14 @@ def test_dvc_takes_what_the_jobs_wrote(tmp_path):
     for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
         for path in (each if isinstance(each, str) else next(iter(each)) for each in stage["deps"] + stage["outs"]):
             for checkpoint in small.checkpoints:
-                made = path.replace("${item.scale}", "nano").replace("${scales[0]}", "nano")
-                made = made.replace("${notebook}", name)
-                file = tmp_path / made.replace("${item.checkpoint}", checkpoint)
+                named = {"item.scale": "nano", "scales[0]": "nano", "item.checkpoint": checkpoint, "notebook": name}
+                made = path
+                for key, value in named.items():
+                    made = made.replace("${" + key + "}", value)
+                file = tmp_path / made
                 file = file if file.suffix else file / "file"
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(f"made up: {made} {checkpoint}")
+                file.write_text(f"made up: {made}")
     runs = all_runs(small, "nano")
     cells, _ = list_cells(small, runs, tmp_path)
     done = shlex.split(cells[-1].command)

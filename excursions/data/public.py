@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from excursions.data.public_files import bad_row, read_rows
+from excursions.data.public_files import bad_row, hub_of, read_rows
 from excursions.data.questions import Question, QuestionSet, normalize
 from excursions.files import whole_file
 from excursions.grading import grade
@@ -60,16 +60,17 @@ def load_question_set(scale: Scale) -> QuestionSet:
     Raises UserError if a source cannot be read or lacks a column, if a question for training or an example stands in a
     test set, or if nothing is left to train on.
     """
-    return _load(scale.hub, scale.questions)[0]
+    return _load(hub_of(scale), scale.questions)[0]
 
 
 def load_benchmark(scale: Scale, benchmark: str) -> tuple[list[Question], list[Question]]:
     """All test questions of one benchmark, in the order of the study, and its worked examples; where these are named
     by examples.yaml, no training data are read."""
-    hub, params = scale.hub, scale.questions
+    hub, params = hub_of(scale), scale.questions
     role = next(role for role, name in _roles(params).items() if name == benchmark)
     load = load_gsm8k if role == "easy" else load_math
     source = hub.easy_test if role == "easy" else hub.hard_test
+    assert source is not None  # a second benchmark has a test set (params.py)
     tests = list({q.id: q for q in load(source, f"{role}_test", "test", benchmark)}.values())
     examples = load_examples(hub, params, (role,)).get(role)
     if examples is None:
@@ -79,7 +80,7 @@ def load_benchmark(scale: Scale, benchmark: str) -> tuple[list[Question], list[Q
 
 def train_counts(scale: Scale) -> dict[str, int]:
     """What became of the rows of hub.train: how many there are, and how many were left out for which reason."""
-    return dict(_load(scale.hub, scale.questions)[1])
+    return dict(_load(hub_of(scale), scale.questions)[1])
 
 
 @lru_cache(maxsize=4)
@@ -122,12 +123,12 @@ def _load(hub: Hub, params: Questions) -> tuple[QuestionSet, dict[str, int]]:
             examples[role], found = [replace(q, split="examples") for q in found[:own]], found[own:]
         splits["validation"] += [replace(q, split="validation") for q in found[: params.validation]]
         splits["train"] += found[params.validation :]
-    test = []
+    shown_tests: list[Question] = []
     for benchmark in _roles(params).values():
         ordered = _in_order([q for q in tests if q.benchmark == benchmark], params.seed)
-        test += ordered[: params.test]
+        shown_tests += ordered[: params.test]
     shown_examples = tuple(example for role in _roles(params) for example in examples[role])
-    return QuestionSet(tuple(splits["train"]), tuple(splits["validation"]), tuple(test), shown_examples), counts
+    return QuestionSet(tuple(splits["train"]), tuple(splits["validation"]), tuple(shown_tests), shown_examples), counts
 
 
 def _roles(params: Questions) -> dict[str, str]:
@@ -138,7 +139,7 @@ def _roles(params: Questions) -> dict[str, str]:
 def _load_tests(hub: Hub, params: Questions) -> list[Question]:
     """All test questions, each once."""
     tests = load_gsm8k(hub.easy_test, "easy_test", "test", params.easy)
-    if params.hard:
+    if params.hard and hub.hard_test:
         tests += load_math(hub.hard_test, "hard_test", "test", params.hard)
     return list({q.id: q for q in tests}.values())
 
@@ -203,7 +204,7 @@ def load_examples(hub: Hub, params: Questions, roles: Iterable[str] = ("easy", "
 def write_without_overlap(scale: Scale, path: Path | str) -> int:
     """Writes the correct plain-text rows of hub.train whose question is in no test set as JSON lines; returns how many
     questions were left out. No question is changed, so every other one keeps its split and its solutions' order."""
-    hub, params = scale.hub, scale.questions
+    hub, params = hub_of(scale), scale.questions
     asked, left_out = {normalize(q.text) for q in _load_tests(hub, params)}, set()
     with whole_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as lines:
         for row in _correct_rows(hub, {}):
@@ -238,7 +239,8 @@ def _group_solutions(hub: Hub, params: Questions) -> tuple[dict[str, _Group], di
             raise UserError(
                 f"{hub.train} (hub.train): the column 'dataset' holds {row['dataset']!r}; accepted: {accepted}."
             )
-        if benchmarks[row["dataset"]] is None:
+        benchmark = benchmarks[row["dataset"]]
+        if benchmark is None:
             counts["other_benchmark"] += 1
             continue
         # Two questions can differ by a sign alone, which `normalize` does not see: one of them stands for both.
@@ -246,7 +248,7 @@ def _group_solutions(hub: Hub, params: Questions) -> tuple[dict[str, _Group], di
         group = groups.get(key)
         if group is None or this < (group.text, group.answer):
             counts["repeated"] += len(group.solutions) if group else 0
-            group = groups[key] = _Group(*this, benchmarks[row["dataset"]])
+            group = groups[key] = _Group(*this, benchmark)
         solution = row["generated_solution"].strip()
         if this == (group.text, group.answer) and solution not in group.solutions:
             group.solutions.add(solution)
@@ -270,11 +272,11 @@ def _correct_rows(hub: Hub, counts: dict[str, int]) -> Iterator[dict]:
 
 def _choose(pool: list[_Group], number: int, params: Questions, counts: dict[str, int]) -> list[Question]:
     """The first `number` questions of a pool, each with up to `params.solutions` solutions that the grader accepts."""
-    found = []
+    found: list[Question] = []
     for group in sorted(pool, key=lambda group: _digest(f"{params.seed}/{group.text}")):
         if len(found) == number:
             break
-        chosen = []
+        chosen: list[str] = []
         for solution in sorted(group.solutions, key=lambda text: _digest(f"{params.seed}/{group.text}/{text}")):
             if len(chosen) == params.solutions:
                 break

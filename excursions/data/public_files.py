@@ -11,16 +11,23 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import zstandard
 from datasets import concatenate_datasets, disable_progress_bars, load_dataset
 from transformers import PreTrainedTokenizerFast
 
-from excursions.params import UserError
+from excursions.params import Hub, Scale, UserError
 from excursions.tokens import read_tokenizer
 
 FILES = tuple(f"{kind}{packed}" for kind in (".jsonl", ".json") for packed in ("", ".gz", ".zst")) + (".parquet",)
+
+
+def hub_of(scale: Scale) -> Hub:
+    """Where the public data of a scale are, which each scale of such data says (params.py)."""
+    assert scale.hub is not None
+    return scale.hub
 
 
 def read_rows(
@@ -48,7 +55,7 @@ def read_rows(
                 value = row.get(name)
                 if value is None and kind.endswith("?"):
                     continue
-                if kind.startswith("text or number") and type(value) in (int, float) and math.isfinite(value):
+                if kind.startswith("text or number") and type(value) in (int, float) and math.isfinite(value):  # type: ignore[arg-type]  # a number
                     value = str(value)
                 if type(value) is not (bool if kind == "bool" else str):
                     shown = "nothing" if value is None else f"{str(value)[:80]} ({type(value).__name__})"
@@ -85,7 +92,7 @@ def _places(
 
 def _json_rows(source: str) -> Iterator[tuple[str, dict]]:
     """The objects of a file of JSON lines, or of one JSON list, packed or not."""
-    opened = {".gz": gzip.open, ".zst": zstandard.open}.get(Path(source).suffix, open)
+    opened: Any = {".gz": gzip.open, ".zst": zstandard.open}.get(Path(source).suffix, open)
     with opened(source, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from excursions.data import general, public, public_files, public_stream
 from excursions.data.general import GeneralTasks
+from excursions.data.public_files import hub_of
 from excursions.data.questions import Question, QuestionSet, normalize
 from excursions.data.source import Stream
 from excursions.params import Scale
@@ -29,22 +30,22 @@ class PublicSource:
         return public.load_question_set(self.scale)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        return public_files.load_tokenizer(self.scale.hub.tokenizer)
+        return public_files.load_tokenizer(hub_of(self.scale).tokenizer)
 
     def stream(self) -> Stream:
         return public_stream.PackedStream(self.scale, self.tokenizer())
 
     def stream_identity(self) -> object:
-        return [self.scale.hub.tokenizer, self.scale.hub.stream, self.scale.hub.stream_config]
+        return [hub_of(self.scale).tokenizer, hub_of(self.scale).stream, hub_of(self.scale).stream_config]
 
     def general(self) -> GeneralTasks:
-        folder = self.scale.hub.general
+        folder = hub_of(self.scale).general
         return general.hub_tasks(self.scale.evaluate.general, Path(folder) if folder else None)
 
     def search_stream(self, asked: dict[str, str]) -> dict:
         counts, found = public.train_counts(self.scale), None
-        if self.scale.hub.stream is not None:
-            stream = public_stream.TextStream(self.scale.hub.stream, self.scale.hub.stream_config)
+        if hub_of(self.scale).stream is not None:
+            stream = public_stream.TextStream(hub_of(self.scale).stream, hub_of(self.scale).stream_config)
             found = search_texts(stream, asked)
         return {"training_rows": counts, "stream": found}
 

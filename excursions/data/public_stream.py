@@ -5,12 +5,13 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from datasets import IterableDataset, load_dataset, load_dataset_builder
 from transformers import PreTrainedTokenizerFast
 
-from excursions.data.public_files import file_kind, is_file, reading
+from excursions.data.public_files import file_kind, hub_of, is_file, reading
 from excursions.params import Scale, UserError
 
 PARTS = 32  # places of the data that are read in turn
@@ -78,15 +79,16 @@ class TextStream:
             if self.ended[part]:
                 continue
             with reading(self.source, "stream"):
-                if self._iterators[part] is None:
-                    self._iterators[part] = iter(self.parts[part])
-                row = next(self._iterators[part], None)
+                rows = self._iterators[part]
+                if rows is None:
+                    rows = self._iterators[part] = iter(self.parts[part])
+                row = next(rows, None)
             if row is None:
                 self.ended[part] = True
             elif row["text"] or self.kind == "parquet":
                 return self._text(row["text"])
 
-    def _text(self, found: str | None) -> str:
+    def _text(self, found: Any) -> str:
         if self.kind == "json":
             try:
                 found = json.loads(found)
@@ -131,7 +133,8 @@ class PackedStream:
     def __init__(self, scale: Scale, tokenizer: PreTrainedTokenizerFast) -> None:
         self.shape = (scale.pretrain.batch_size, scale.model.context)
         self.tokenizer = tokenizer
-        self.texts = TextStream(scale.hub.stream, scale.hub.stream_config)
+        hub = hub_of(scale)
+        self.texts = TextStream(hub.stream, hub.stream_config)
         self.left = np.empty(0, dtype=np.int32)  # tokens read and not yet given out
 
     def next_batch(self) -> np.ndarray:

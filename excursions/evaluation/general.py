@@ -72,13 +72,13 @@ def answers(
     places: dict[tuple[int, ...], list[int]] = {}
     for i, (context, continuation) in enumerate(asked):
         places.setdefault(tuple(context[-(max_length + 1 - len(continuation)) :]), []).append(i)
-    batches, rows = [[]], 0
-    for context in sorted(places, key=len):  # of like length: little padding
+    batches, rows = [[]], 0  # type: list[list], int
+    for context in sorted(places, key=len):  # type: ignore[assignment]  # keys from here on; of like length: little padding
         if rows >= batch_size:
             batches.append([])
             rows = 0
         batches[-1].append(context)
-        rows += len(places[context])
+        rows += len(places[context])  # type: ignore[index]  # contexts are keys from here on
     found: list[tuple[float, bool]] = [(0.0, False)] * len(asked)
     for batch in filter(None, batches):
         continuations = [[asked[i][1] for i in places[context]] for context in batch]

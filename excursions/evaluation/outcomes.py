@@ -72,7 +72,7 @@ def measure_outcomes(
     prompts = [prompt_ids(tokenizer, q.text, examples_for(q, exam.examples), exam.questions) for q in own]
     check_lengths(prompts, params.max_new_tokens, engine.context, "evaluate.max_new_tokens")
     seeds_pg = [[sample_seed(params.seed, 0, q.id, i) for i in range(params.samples)] for q in own]
-    how = {"max_new_tokens": params.max_new_tokens, "temperature": params.temperature, "stop": exam.questions.stop}
+    how = {"max_new_tokens": params.max_new_tokens, "temperature": params.temperature, "stop": exam.questions.stop}  # type: dict
     found = engine.generate(prompts, seeds_pg, **how)
     texts, grades = grade_completions(tokenizer, found, [q.answer for q in own], exam.questions)
     measured = []

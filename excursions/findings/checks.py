@@ -147,7 +147,7 @@ def choose(role: str, checkpoints: list[str], multiples: list[float]) -> list[st
     return checkpoints[-1:] if role in ("last", "shared") else checkpoints
 
 
-def undetectable(levels: Mapping[object, float], floor: float, least: float) -> str | None:
+def undetectable(levels: Mapping[tuple[str, str], float], floor: float, least: float) -> str | None:
     """Why recipes at these levels (percent) cannot be compared: they only guess, or none is good enough."""
     if max(levels.values()) <= floor + NEAR_FLOOR:
         return f"all within {NEAR_FLOOR:g} points of the guess floor, {floor:.1f}"
@@ -180,7 +180,7 @@ def contrast(
         above, below = check.above, check.below
     effect, low, high = _in_points(whole)
     at = tuple(Point(name, *_in_points(one)) for name, one in points.items())
-    spread = statistics.heterogeneity(list(points.values())) if len(points) > 1 else None
+    spread = statistics.heterogeneity([one for one in points.values() if isinstance(one, Estimate)])
     verdict = decide(low, high, above, below)
     outside = [one for one in at if not _low(above) <= one.effect <= _high(below)]
     if len(at) > 1 and 0 < len(outside) < len(at):
@@ -188,7 +188,7 @@ def contrast(
             f"{one.effect:+.1f} at {one.checkpoint}" for one in at
         )
         refuted = any(decide(one.low, one.high, above, below) == "not supported" for one in outside)
-        if verdict == "supported" and (refuted or spread < ALPHA):
+        if verdict == "supported" and (refuted or (spread is not None and spread < ALPHA)):
             verdict = "inconclusive"
     nearest = min((bound for bound in (above, below) if bound is not None), key=lambda bound: abs(effect - bound))
     p = float(f"{whole.p_value(nearest / 100):.3g}")
@@ -213,7 +213,8 @@ def conclude(contrasts: Sequence[Contrast]) -> tuple[str, Contrast, float]:
 
 def _in_points(found: Estimate | Spread) -> tuple[float, float, float]:
     interval = found.interval()
-    return tuple(round(100 * value, 2) + 0.0 for value in (interval.estimate, interval.low, interval.high))
+    effect, low, high = (round(100 * value, 2) + 0.0 for value in (interval.estimate, interval.low, interval.high))
+    return effect, low, high
 
 
 def _low(above: float | None) -> float:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -131,8 +132,8 @@ def shown_p(p: float | None) -> str:
 
 
 def _adjusted(claims: list[Claim]) -> list[Claim]:
-    measured = [claim for claim in claims if claim.p is not None]
-    adjusted = dict(zip((claim.id for claim in measured), statistics.holm([c.p for c in measured]), strict=True))
+    measured = {claim.id: claim.p for claim in claims if claim.p is not None}
+    adjusted = dict(zip(measured, statistics.holm(list(measured.values())), strict=True))
     return [dataclasses.replace(claim, p_holm=adjusted.get(claim.id)) for claim in claims]
 
 
@@ -163,7 +164,7 @@ def _tables(check: Check) -> str:
     return f"{table}, {check.benchmark}: {', '.join(f'{suite}/*/{recipe}' for suite, recipe in arms)}"
 
 
-def _attempt(measure: Callable[[], list[Contrast]]) -> dict[str, object]:
+def _attempt(measure: Callable[[], list[Contrast]]) -> dict[str, Any]:
     """The fields of a claim that come from measuring, without an effect when there is no data for it."""
     try:
         found = measure()

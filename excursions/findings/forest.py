@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,10 +26,10 @@ def forest(scale: str, claims: Sequence[Claim]) -> Figure:
     rows: list[tuple[float, Claim]] = []
     headings: list[tuple[float, str]] = []
     depth = 0.0
-    for figure in FIGURES:
-        headings.append((depth + GAP / 2 + 0.04, HEADINGS[figure]))
+    for result in FIGURES:
+        headings.append((depth + GAP / 2 + 0.04, HEADINGS[result]))
         depth += GAP
-        for claim in (claim for claim in claims if claim.figure == figure):
+        for claim in (claim for claim in claims if claim.figure == result):
             rows.append((depth + ROW / 2, claim))
             depth += ROW
     width, height = TEXT + PANEL + SIDE, ABOVE + depth + BELOW
@@ -84,7 +85,7 @@ def _interval(
     marker: str,
     filled: bool,
 ) -> None:
-    if effect is None:
+    if effect is None or low is None or high is None:
         return
     ends = [max(low, -REACH), min(high, REACH)]
     if ends[0] < ends[1]:
@@ -97,14 +98,14 @@ def _interval(
         axes.plot(effect, place, marker, ms=4 if filled else 3.2, mec=color, mfc=face, mew=0.9, zorder=3)
 
 
-def _text(axes: Axes, inches: float, place: float, text: str, **look: object) -> None:
+def _text(axes: Axes, inches: float, place: float, text: str, **look: Any) -> None:
     """Text so many inches right of the panel's left edge."""
     axes.text(inches / PANEL, place, text, transform=axes.get_yaxis_transform(), va="center", clip_on=False, **look)
 
 
 def _legend(figure: Figure, scale: str) -> None:
     width, height = figure.get_size_inches()
-    grey = {"color": "#444444", "mec": "#444444"}
+    grey: dict[str, Any] = {"color": "#444444", "mec": "#444444"}
     figure.legend(
         handles=[
             Line2D([], [], marker="o", ms=4, lw=1.4, label=f"this study ({scale})", **grey),

@@ -95,7 +95,7 @@ def _own_kernel(root: Path) -> Iterator[type]:
                     **how,
                 )
 
-            async def start_kernel(self, **how: object) -> None:
+            async def start_kernel(self, **how: object) -> None:  # type: ignore[override]  # asynchronous there too
                 kept = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
                 await super().start_kernel(**how, env=kept | own)
 

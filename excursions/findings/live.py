@@ -28,11 +28,13 @@ class Curve:
         self.axes = self.figure.add_subplot(xlim=(0, steps), xlabel="step", ylabel=label)
         (self.line,) = self.axes.plot([], [], "o-", color=recipes.RECIPES["rl"].color, markersize=3)
         self.label = label
+        self.points: list[tuple[int, float]] = []
         self.shown = display(_picture(self.figure, label), display_id=True)
 
     def add(self, step: int, value: float) -> None:
         """One point more."""
-        self.line.set_data([*self.line.get_xdata(), step], [*self.line.get_ydata(), value])
+        self.points.append((step, value))
+        self.line.set_data(*zip(*self.points, strict=True))
         self.axes.relim()
         self.axes.autoscale_view(scalex=False)
         self.shown.update(_picture(self.figure, self.label))

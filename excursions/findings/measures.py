@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -257,7 +257,7 @@ def _axis(tables: Tables) -> tuple[list[str], list[float]]:
     main = tables.outcomes[tables.outcomes["suite"] == "main"]
     names = _in_pretraining(main)
     tokens = main.groupby("checkpoint")["tokens"].first()[names]
-    return names, list(estimates.chinchilla(tokens, tables.parameters["main"]))
+    return names, list(cast(pd.Series, estimates.chinchilla(tokens, tables.parameters["main"])))
 
 
 def _in_pretraining(rows: pd.DataFrame) -> list[str]:

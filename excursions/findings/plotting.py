@@ -206,7 +206,7 @@ def end_labels(axes: Axes, labels: Sequence[tuple[pd.DataFrame, str, str]], size
     """
     if not labels:
         return
-    inches = axes.get_position().height * axes.figure.get_figheight()
+    inches = axes.get_position().height * cast(Figure, axes.figure).get_figheight()
     apart = size * 1.25 / 72 / inches  # all heights and places in shares of the panel
     ends = []
     for points, text, color in labels:

@@ -46,7 +46,7 @@ def write_site(root: Path | str, scale: str) -> list[Path]:
         for name in ("claims", *pages.PAGES)
         if (root / "figures" / scale / f"{name}.svg").is_file() and (name == "claims" or name in by_result)
     ]
-    written = {
+    written: dict[str, dict] = {
         "index": {"by_result": by_result, "figures": figures},
         "explorer": {"data": _embedded(charted)},
         "samples": {"data": _embedded(shared | kept)},

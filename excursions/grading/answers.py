@@ -112,7 +112,7 @@ def _boxed(text: str) -> _Found:
 
 def _hashed(text: str) -> _Found:
     """What follows each `####` up to the sentence's end, but for headings and steps ("2. Add them")."""
-    found = []
+    found = []  # type: _Found
     if "####" not in text:
         return found
     end = len(text.rstrip())

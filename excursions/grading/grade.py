@@ -140,7 +140,7 @@ def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool =
         return True
     based, target_based = _BASED.fullmatch(answer), _BASED.fullmatch(target)
     if based or target_based:  # math-verify does not see it
-        return bool(based and target_based) and _base_and_digits(based) == _base_and_digits(target_based)
+        return bool(based and target_based) and _base_and_digits(based) == _base_and_digits(target_based)  # type: ignore[arg-type]  # both match here
     saying = len(answer) <= LONGEST_SAYING and not _CLAUSE.search(answer)
     if marked or (saying and (changing_words(answer) or not answer[0].isalpha())):
         if not (_is_formula(answer, reading.hashed) if gold.number is not None else _is_alike(answer, target)):

@@ -83,7 +83,7 @@ def unwrapped(text: str) -> str:
         start = _WRAPPED.match(text)
         end = _WRAPS[start.group()] if start else ""
         inner = text[start.end() : -len(end)] if start and text.endswith(end) else ""
-        if not inner or end in inner or (start.group() in "([" and start.group() in inner):
+        if not inner or end in inner or (start.group() in "([" and start.group() in inner):  # type: ignore[union-attr]  # without a start there is no inner
             break
         text = inner
     return text
@@ -177,15 +177,15 @@ def _are_units(text: str) -> bool:
         unit = word.group() in _SHORT_UNITS or len(word.group()) > 2 or not word.group().isascii()
         if not unit and not (text[at - 1 : at] == "°" and word.group() in "CFK"):
             return False
-        at = _RAISED_UNIT.match(text, word.end()).end()
+        at = _RAISED_UNIT.match(text, word.end()).end()  # type: ignore[union-attr]  # the pattern matches always
     return text[-1:] not in ("-", "/", "*")
 
 
 def _sign_and_money(text: str) -> tuple[int, bool] | None:
     """Of what stands before a number: its sign, and whether it names a currency; None if there is more to it."""
     tail = _BEFORE.search(text, max(0, len(text) - 16))
-    sign, currency, second_sign, space = tail.groups()
-    words = text[: tail.start()].strip()
+    sign, currency, second_sign, space = tail.groups()  # type: ignore[union-attr]  # the pattern matches always
+    words = text[: tail.start()].strip()  # type: ignore[union-attr]  # the pattern matches always
     if sign and second_sign:
         return None
     sign = sign or second_sign
@@ -215,7 +215,7 @@ def read_number(answer: str) -> Numeral | None:
     before = _sign_and_money(text[: first.start()]) if first and "\\" not in text else None
     if before is None:
         return None
-    (sign, money), at, decimal = before, first.start(), False
+    (sign, money), at, decimal = before, first.start(), False  # type: ignore[union-attr]  # without one there is nothing before it
     if (mixed := _MIXED.match(text, at)) and int(mixed[2]) < int(mixed[3]):
         value, rest = int(mixed[1]) + Fraction(int(mixed[2]), int(mixed[3])), text[mixed.end() :]
     elif fraction := _FRACTION.match(text, at):
@@ -226,10 +226,10 @@ def read_number(answer: str) -> Numeral | None:
     elif typed := _DECIMAL.match(text, at):
         value, rest = _decimal(typed[1]), text[typed.end() :]
         if (power := _POWER.match(rest)) and "." not in typed[1]:
-            value = _power(value, int(power[1]))
+            value = _power(value, int(power[1]))  # type: ignore[assignment]  # None is returned below
         elif power := _TEN_TO.match(rest):
-            scale = _power(Fraction(10), int(power[1] or power[2]))
-            value = None if scale is None else value * scale
+            scale = _power(Fraction(10), int(power[1] or power[2]))  # type: int | Fraction | None
+            value = None if scale is None else value * scale  # type: ignore[assignment]  # the same
         if value is None:
             return None
         rest, decimal = rest[power.end() :] if power else rest, True
@@ -245,7 +245,7 @@ def read_number(answer: str) -> Numeral | None:
         scale = _MONEY_SCALES.get(spelled) if money and not scale else scale
         if not scale or (spelled in ("K", "M", "MM") and rest[0] == " "):  # 300 K is a temperature
             break
-        value, rest = value * scale, rest.lstrip()[word.end() :]
+        value, rest = value * scale, rest.lstrip()[word.end() :]  # type: ignore[union-attr]  # a scale is a word
         if rest.startswith("/"):  # km/h begins with no k, but 5 k/h is unclear
             return None
     percent = _PERCENT.match(rest)
@@ -299,7 +299,7 @@ def same_number(prediction: Numeral, gold: Numeral) -> bool:
     if not (prediction.decimal or gold.decimal):
         return False
     ends = all(pow(10, d.bit_length(), d) == 0 for d in (value.denominator, target.denominator))
-    allowed = TOLERANCE * (min(1, abs(target)) if ends else abs(target))
+    allowed = TOLERANCE * (min(1, abs(target)) if ends else abs(target))  # type: ignore[operator]  # the lesser of an int and a fraction is a number
     return any(abs(value - target) <= allowed for value in values)
 
 

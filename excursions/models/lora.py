@@ -24,7 +24,7 @@ def add_lora(model: PreTrainedModel, params: Lora, seed: int) -> torch.nn.Module
     if params.rank < 1:
         raise UserError(f"lora.rank is {params.rank}; accepted: 1 or more.")
     torch.manual_seed(seed)
-    config = peft.LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = peft.LoraConfig(r=params.rank, lora_alpha=params.alpha, target_modules="all-linear", task_type="CAUSAL_LM")  # type: ignore[arg-type]  # peft declares int, and only divides it
     return peft.get_peft_model(model, config)
 
 
@@ -36,5 +36,5 @@ def merge_lora(model: torch.nn.Module, plain: PreTrainedModel) -> PreTrainedMode
     targets = dict(plain.named_modules())
     for name, layer in model.get_base_model().named_modules():
         if isinstance(layer, LoraLayer):
-            targets[name].weight.copy_(layer.base_layer.weight + layer.get_delta_weight("default"))
+            targets[name].weight.copy_(layer.base_layer.weight + layer.get_delta_weight("default"))  # type: ignore[attr-defined]  # linear layers have it
     return plain

@@ -93,7 +93,7 @@ class Processes:
         """The inverse of `share`: what each process made of its part (any picklable objects), as one list."""
         if self.count == 1:
             return parts
-        by_rank = [[] for _ in range(self.count)]
+        by_rank = [[] for _ in range(self.count)]  # type: list[list]
         for rank, part in gather_object([(self.rank, parts)]):
             by_rank[rank] = part
         longest = max(map(len, by_rank))
@@ -143,7 +143,7 @@ class Processes:
     def plain(self, model: nn.Module) -> nn.Module:
         """The placed model with its present weights, whole and ordinary: what engines and evaluations take."""
         if self.sharded:
-            for target, source in zip(self._plain.parameters(), model.parameters(), strict=True):
+            for target, source in zip(self._plain.parameters(), model.parameters(), strict=True):  # type: ignore[union-attr]  # `place` came before
                 target.copy_(source.full_tensor())
         elif self.adapted:
             merge_lora(model, self._plain)

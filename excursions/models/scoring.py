@@ -95,7 +95,7 @@ class Packed:
 
 def pack(prompts: list[list[int]], completions: list[list[list[int]]], device: torch.device) -> Packed:
     """Lay prompts and their completions end to end."""
-    ids, positions, spans, targets, sources, prompt_places, rows, owners = [], [], [], [], [], [], [], []
+    ids, positions, spans, targets, sources, prompt_places, rows, owners = [], [], [], [], [], [], [], []  # type: list[int], list[int], list[tuple[int, int, int]], list[int], list[Tensor], list[Tensor], list[Tensor], list[int]
     for p, (prompt, group) in enumerate(zip(prompts, completions, strict=True)):
         start, end = len(ids), len(ids) + len(prompt)
         prompt_places.append(torch.arange(start, end))
@@ -118,7 +118,7 @@ def pack(prompts: list[list[int]], completions: list[list[list[int]]], device: t
     )
     ids_n, position_n, *places, owner_b = (z.to(device) for z in tensors)
     source_m, target_m = torch.cat(sources).to(device), torch.tensor(targets, device=device)
-    return Packed(ids_n, position_n, spans, *places, owner_b, source_m, target_m)
+    return Packed(ids_n, position_n, spans, *places, owner_b, source_m, target_m)  # type: ignore[call-arg]  # there are four places
 
 
 def _is_lean(model: nn.Module) -> bool:
@@ -184,7 +184,7 @@ class _Attention(torch.autograd.Function):
                     total[place[is_token]] = part.transpose(1, 2)[is_token]
         for start, end, last in packed.spans:
             if end < last:
-                parts = (grad[end:last], q[end:last], k[start:end], v[start:end], out[end:last])
+                parts = (grad[end:last], q[end:last], k[start:end], v[start:end], out[end:last])  # type: ignore[assignment]  # the generator above is used up
                 log_sum_part = log_sum[None, end:last].transpose(1, 2).contiguous()
                 of_parts = flash_backward(*map(_batch, parts), log_sum_part, 0.0, False, scale=1.0)
                 slices = (slice(end, last), slice(start, end), slice(start, end))
@@ -262,7 +262,7 @@ def _packed_attention(
     ):
         if place.numel():
             tensors = (z.transpose(1, 2) for z in (q[place], *keys_values))
-            of_part = F.scaled_dot_product_attention(*tensors, **how, **seen)
+            of_part = F.scaled_dot_product_attention(*tensors, **how, **seen)  # type: ignore[misc]  # three tensors, none of them by name
             out = out.index_put((place[is_token],), of_part.transpose(1, 2)[is_token])
     return out[None], None
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,9 @@ class Tables:
 
 class StoredTables(Tables):
     """Those of a results tree, each read when it is first asked for: a notebook reads what its figures need."""
+
+    folders: Sequence[Path]
+    between: bool
 
     def __init__(self, root: Path, scale: str, folders: Sequence[Path], between: bool) -> None:
         suites = dict.fromkeys(folder.parts[-4] for folder in folders)
@@ -250,7 +254,7 @@ def _parquet(name: str, frame: pd.DataFrame, further: dict[str, pa.DataType] | N
     return buffer.getvalue()
 
 
-def _json_bytes(name: str, kind: TypeAdapter, value: dict, **how: object) -> bytes:
+def _json_bytes(name: str, kind: TypeAdapter, value: dict, **how: Any) -> bytes:
     """One JSON text and a line's end, checked by reading it as it will be read."""
     content = (json.dumps(value, ensure_ascii=False, **how) + "\n").encode()
     try:

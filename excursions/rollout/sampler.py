@@ -118,7 +118,7 @@ class Stop:
         self.may_end_v: Tensor | None = None  # (V): tokens that could be the last of a stop string
         if self.strings:
             last = {string[-1] for string in self.strings}
-            texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+            texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])  # type: ignore[union-attr,arg-type]  # with stop strings there is a tokenizer
             # alone a token may lose its space, and a part of a character is no character
             unsure = " " in last or not all(map(str.isascii, last))
             self.may_end_v = torch.tensor([unsure or not last.isdisjoint(text) for text in texts])
@@ -140,7 +140,7 @@ class Stop:
         return kept
 
     def _text(self, token_ids: list[int]) -> str:
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)  # type: ignore[union-attr]  # the same
 
 
 class Samples:
@@ -161,7 +161,7 @@ class Samples:
         self.row_b = torch.arange(len(seeds), device=device)  # which completion each row of the batch is
         self.running_b = torch.ones(len(seeds), dtype=torch.bool, device=device)
         self.length_b = [max_new_tokens] * len(seeds)
-        self.reason_b = ["length"] * len(seeds)
+        self.reason_b = ["length"] * len(seeds)  # type: list[Literal["eos", "stop", "length"]]
         self.drawn = 0  # tokens of each row
 
     def draw(self, logits_b: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class TorchEngine:
             batch = self._generate_batch(prompts, rows, max_new_tokens, temperature)
             for row, completion in zip(rows, batch, strict=True):
                 completions[row.prompt][row.sample] = completion
-        return completions
+        return completions  # type: ignore[return-value]  # every place was filled
 
     def _batches(
         self, prompts: list[list[int]], seeds_pg: list[list[int]], max_new_tokens: int

@@ -104,7 +104,7 @@ class TransformersEngine:
                 self._draw(samples, [prompts[p] for p, _ in rows], beginning, n_shared)
                 for (p, g), completion in zip(rows, samples.completions(), strict=True):
                     completions[p][g] = completion
-        return completions
+        return completions  # type: ignore[return-value]  # every place was filled
 
     # ---- batches ----
 

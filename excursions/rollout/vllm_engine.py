@@ -29,6 +29,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -157,7 +158,7 @@ class VllmEngine:
             repetition_penalty=1.0,
         )
 
-    def _completion(self, output: object) -> Completion:
+    def _completion(self, output: Any) -> Completion:
         token_ids = list(output.token_ids)
         logprobs = [by_token[t].logprob for t, by_token in zip(token_ids, output.logprobs, strict=True)]
         if not all(map(math.isfinite, logprobs)):

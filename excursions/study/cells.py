@@ -30,8 +30,8 @@ def study_cells(
 
     data -> pretrain -> one cell per run, `sft` before `sft_rl` and `sft_gold` before `sft_gold_rl` -> notebooks, that
     of the claims last -> site -> `dvc commit`. A public suite needs no pretraining. From notebooks on only if the runs
-    are all that params.yaml names of
-    the suite main: before that the figures lack cells, and DVC would take a stage for complete that is not.
+    are all that params.yaml names of the suite main: before that the figures lack cells, and DVC would take a stage for
+    complete that is not.
 
     What is there already is not computed again, so after a failure the whole list can be run once more. Cells on
     several machines need one file system: `sft_rl` starts from the trained model that `sft` leaves in scratch/ (without

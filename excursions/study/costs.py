@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -77,7 +78,8 @@ CORE = Machine("core", 0.1, 0.45, 0.25, math.inf, 1)
 def find_machine(scale: Scale, **given: float | None) -> Machine:
     """The default for a scale, CPU cores for nano's data and GPUs for public ones, with what is given (not None)."""
     default = CORE if open_source(scale).made_here else GPU
-    return replace(default, **{key: value for key, value in given.items() if value is not None})
+    changed: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    return replace(default, **changed)
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,8 @@ def find_lengths(scale: Scale, root: Path, name: str, suite: str) -> Lengths:
 
 
 def asked(scale: Scale, per_benchmark: int) -> int:
-    """Test questions of both benchmarks, where there are so many."""
-    names = (scale.questions.easy, scale.questions.hard)
+    """Test questions of all benchmarks, two or one, where there are so many."""
+    names = [name for name in (scale.questions.easy, scale.questions.hard) if name]
     return sum(min(per_benchmark, TEST_QUESTIONS.get(name, per_benchmark)) for name in names)
 
 
@@ -255,7 +257,7 @@ def disk_bytes(
     recipes = {run.recipe for run in runs}
     state = max((20 if r == "parallel" else 12 for r in recipes if r != "base"), default=0)
     parents = sum(run.recipe in PARENTS for run in runs)
-    rows = []
+    rows: list[tuple[str, float]] = []
     if not pretrained:
         saved = len(scale.pretrain.save)
         rows.append((f"{saved} checkpoints ({scale.pretrain.dtype})", saved * size * n))
@@ -302,9 +304,9 @@ def describe_costs(
     rows = [["total", "runs", "FLOPs", "pretraining", "runs", f"all, {device}-hours", f"days on {plural}"]]
     for label, costs in studies.items():
         flops = sum(times * cost.total for _, times, cost in costs)
-        hours = sum(times * cost.hours(machine).total for _, times, cost in costs)
+        spent = sum(times * cost.hours(machine).total for _, times, cost in costs)
         before = sum(cost.hours(machine).total for stage, _, cost in costs if stage == "pretraining")
-        parts = [_number(x) for x in (before, hours - before, hours, hours / 24 / machine.count)]
+        parts = [_number(x) for x in (before, spent - before, spent, spent / 24 / machine.count)]
         rows.append([label, str(len(few if label == "reduced study" else runs)), f"{flops:.1e}", *parts])
     changes = ", ".join(f"{key}: {value}" for key, value in changed.items()).replace("'", "")
     lines += [*_aligned(rows), *_wrapped(f"reduced: params.yaml with {changes}")]

@@ -180,6 +180,8 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
     n, size = shape.parameters, 2 if mixed else 4
     row = 4 * shape.vocabulary
     sampler = cache = past = 0.0
+    tokens: float
+    logits: float
     if stage == "pretraining":
         share = math.ceil(scale.pretrain.batch_size / processes)
         tokens = min(share, scale.pretrain.micro_batch or share) * scale.model.context

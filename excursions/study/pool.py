@@ -32,7 +32,8 @@ def train_runs(wanted: Sequence[Run], scale: Scale, root: Path, keep: Iterable[R
     for checkpoint in dict.fromkeys(run.checkpoint for run in wanted):
         tables.tokens_of(root, wanted[0].scale, wanted[0].suite, checkpoint)  # what a run would miss after its hours
     source = open_source(scale)
-    todo, changed = [], []
+    todo: list[Run] = []
+    changed: list[Run] = []
     for run in wanted:
         {"there": [], "code changed": changed, "to compute": todo}[status(run, scale, root)].append(run)
     if (todo or changed) and not source.made_here:

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from excursions import params
+from excursions.data.public_files import hub_of
 from excursions.evaluation import protocol
 from excursions.evaluation.harness import FLEXIBLE, STRICT, disagreements, harness_grades
 from excursions.models.model import import_gguf, load_model, use_machine
@@ -113,7 +114,7 @@ def real_scale(root: Path, work: Path, args: argparse.Namespace) -> Scale:
     train = work / "train.jsonl"
     write_training_rows(data / "train.jsonl.gz", train)
     hub = replace(
-        paper.hub, stream=None, train=str(train), easy_train=str(data / "train.jsonl.gz"),
+        hub_of(paper), stream=None, train=str(train), easy_train=str(data / "train.jsonl.gz"),
         easy_test=str(data / "test.jsonl.gz"), hard_train=None, hard_test=None,
     )  # fmt: skip
     return replace(

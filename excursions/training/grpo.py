@@ -172,7 +172,7 @@ def rl_gradients(
     totals = {"loss": 0.0, "clip_ratio/region_mean": 0.0, "kl": 0.0, "entropy": 0.0}
     dropped_entropy = -sum(sum(completion.logprobs) for p in dropped for completion in groups[p].completions)
     gaps = []
-    scoring = {"temperature": temperature, "vocab_size": vocab_size}
+    scoring = {"temperature": temperature, "vocab_size": vocab_size}  # type: dict
     for batch, weight_b in _passes(rows, micro_batch, processes):
         prompts, completions = _by_prompt(groups, batch)
         logp_bt, entropy_bt, mask_bt = completion_logprobs(model, prompts, completions, **scoring)
@@ -244,7 +244,7 @@ def _passes(
     size = min(micro_batch, math.ceil(len(rows) / processes.count))
     padding = -len(rows) % size
     weighted = [(row, 1.0) for row in rows] + [(rows[-1], 0.0)] * padding
-    micro_batches = [weighted[start : start + size] for start in range(0, len(weighted), size)]
+    micro_batches = [weighted[start : start + size] for start in range(0, len(weighted), size)]  # type: ignore[misc]  # rows with their weights, where above they have none
     return [
         ([row for row, _ in batch], [weight * pass_weight for _, weight in batch])
         for batch, pass_weight in processes.share_passes(micro_batches)

@@ -59,9 +59,9 @@ def question_set(params: Questions) -> QuestionSet:
             (params.hard, params.hard_mixture, params.train_hard),
         ):
             count = count if split == "train" else getattr(params, split)
-            picks = accumulate(mixture.values())
-            edges = [edge / sum(mixture.values()) for edge in picks][:-1]
-            add(split, benchmark, [list(mixture)[bisect(edges, rng.random())] for _ in range(count)])
+            picks = accumulate(mixture.values())  # type: ignore[union-attr]  # params.py refuses nano without mixtures and a second benchmark
+            edges = [edge / sum(mixture.values()) for edge in picks][:-1]  # type: ignore[union-attr]  # params.py refuses nano without mixtures and a second benchmark
+            add(split, benchmark, [list(mixture)[bisect(edges, rng.random())] for _ in range(count)])  # type: ignore[arg-type]  # params.py refuses nano without mixtures and a second benchmark
     return QuestionSet(**{split: tuple(found) for split, found in splits.items()})
 
 
@@ -208,7 +208,7 @@ class Stream:
         while len(self.left) < size:
             self.block += 1
             self.length = self._read()
-        batch, self.left = self.left[:size], self.left[size:]
+        batch, self.left = self.left[:size], self.left[size:]  # type: np.ndarray, np.ndarray
         return batch.reshape(self.shape)
 
     def state_dict(self) -> dict[str, int]:

@@ -208,7 +208,7 @@ def gold_solutions(text: str, rng: random.Random, count: int, longest: int) -> t
 
     A story without events has 18 in all; one whose shortest solutions are too long has none.
     """
-    story, found = read_story(text), {}
+    story, found = read_story(text), {}  # type: Story, dict[str, None]
     for _ in range(14 * count):
         solution = write_solution(story, rng)
         if solution in found or count_tokens(solution) > longest:

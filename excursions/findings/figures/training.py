@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -117,8 +119,8 @@ def _steps(axes: Axes, table: pd.DataFrame) -> None:
 def _log(axes: Axes, log: pd.DataFrame, what: str) -> None:
     for recipe, points in log.dropna(subset=[what]).groupby("recipe"):
         for seed, run in points.assign(seed=points["seed"].fillna(-1)).groupby("seed"):
-            look = {"lw": 1.4, "alpha": 1.0} if seed == -1 else {"lw": 0.6, "alpha": 0.45}
-            axes.plot(run["rl_step"], run[what].astype(float), color=LOOKS[recipe].color, **look)
+            width, alpha = (1.4, 1.0) if seed == -1 else (0.6, 0.45)
+            axes.plot(run["rl_step"], run[what].astype(float), color=LOOKS[recipe].color, lw=width, alpha=alpha)
     if not axes.lines:
         nothing(axes)
 
@@ -197,7 +199,7 @@ def _kind_map(axes: Axes, kinds: pd.DataFrame) -> None:
         _cells(axes, wide, cmap=ListedColormap(KIND_COLORS), vmin=-0.5, vmax=3.5)
 
 
-def _cells(axes: Axes, wide: pd.DataFrame, **colors: object) -> None:
+def _cells(axes: Axes, wide: pd.DataFrame, **colors: Any) -> None:
     height, width = wide.shape
     edges = np.arange(width + 1) - 0.5, np.arange(height + 1) - 0.5
     axes.pcolormesh(*edges, wide.to_numpy(float), edgecolor="white", linewidth=0.8, **colors)
