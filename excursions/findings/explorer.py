@@ -38,8 +38,9 @@ def all_series(root: Path | str, tables: results.Tables) -> list[list]:
             measured += [
                 _estimated(estimates.pass_at_k_table(counted), measure),
                 _solved(counted, measure),
-                _solved(along.assign(correct=along[column].astype(int)), measure).assign(axis="steps"),
             ]
+            if len(along):  # of a study of base alone nothing goes along steps
+                measured.append(_solved(along.assign(correct=along[column].astype(int)), measure).assign(axis="steps"))
     measured += [_log(_named(results.load_training(root, tables.scale, suite))) for suite in tables.parameters]
     rows = pd.concat(measured, ignore_index=True).fillna({"axis": "tokens", "benchmark": "", "k": 0}).astype({"k": int})
     rows["x"] = rows["checkpoint"].astype(object).where(rows["axis"] == "tokens", rows["step"])
