@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
 
+from excursions.models.processes import Processes
 from excursions.models.scoring import completion_logprobs
 from excursions.params import UserError
 from excursions.rollout import vllm_engine
@@ -196,7 +197,7 @@ def test_two_rl_steps_keep_sampler_and_trainer_together(engine):
         sampled.append(tokens(found))
         rewards = [[float(sum(c.token_ids) % 2) for c in group] for group in found]
         groups = [Group(*group) for group in zip(prompts, found, rewards, strict=True)]
-        metrics = rl_gradients(model, groups, temperature=0.6, vocab_size=VOCAB)
+        metrics = rl_gradients(model, groups, temperature=0.6, vocab_size=VOCAB, processes=Processes())
         assert metrics["frac_reward_zero_std"] == 0, "the steps would have nothing to learn from"
         assert metrics["sampling/sampling_logp_difference/max"] < 1e-3, step
         optimizer.step()
