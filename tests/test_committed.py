@@ -7,9 +7,10 @@ import pytest
 from excursions import params
 from excursions.findings import estimates
 from excursions.models.model import load_model
+from excursions.models.processes import Processes
 from excursions.results import tables as results
-from excursions.rollout.torch_engine import TorchEngine
-from excursions.study.run import Run, is_current
+from excursions.rollout.engines import start_engine
+from excursions.study.run import Run, status
 from excursions.training import pretrain
 from excursions.training.recipes import training
 
@@ -20,7 +21,7 @@ NANO = STUDY.scale("nano")
 
 def test_every_run_of_the_study_is_there_and_current():
     wanted = [Run("nano", "main", *cell) for cell in STUDY.cells()]
-    assert [run.name for run in wanted if not is_current(run, NANO, ROOT)] == []
+    assert wanted and {run.name: found for run in wanted if (found := status(run, NANO, ROOT)) != "there"} == {}
 
 
 def test_the_suite_is_that_of_params_yaml():
@@ -39,7 +40,7 @@ def test_tables_are_complete_and_hold_the_contract():
         sizes = table.groupby(["checkpoint", "recipe", "seed", "benchmark"]).size()
         assert (sizes == NANO.questions.test).all()
     assert (outcomes.n == NANO.evaluate.samples).all() and outcomes.correct.between(0, outcomes.n).all()
-    assert (general.groupby(["checkpoint", "recipe", "seed"]).size() == 6).all()
+    assert (general.groupby(["checkpoint", "recipe", "seed"]).size() == 6 * NANO.evaluate.general).all()
     difference = results.load_training(ROOT, "nano")["sampling/sampling_logp_difference/max"]
     assert difference.max() < 1e-2  # what is sampled is what is scored
 
@@ -54,12 +55,12 @@ def test_base_is_not_saturated_at_the_last_checkpoint():
 
 def test_the_first_step_of_rl_comes_out_again():
     """Another processor rounds otherwise and may draw a few other tokens, hence the tolerance."""
-    run = Run("nano", "main", STUDY.checkpoints[-1], "rl", STUDY.seeds[0])
+    run = [Run("nano", "main", *cell) for cell in STUDY.cells() if cell[1] == "rl"][-1]
     log = results.load_training(ROOT, "nano")
     logged = log[(log.checkpoint == run.checkpoint) & (log.recipe == "rl") & (log.seed == run.seed)].iloc[0]
     model, tokenizer = load_model(run.checkpoint_folder(ROOT))
-    engine = TorchEngine(model, tokenizer.eos_token_id, len(tokenizer))
-    metrics = training("rl", model, tokenizer, engine, NANO, run.seed).update(1)
+    engine = start_engine(NANO.engine, model, tokenizer)
+    metrics = training("rl", model, tokenizer, engine, NANO, run.seed, Processes()).update(1)
     assert metrics["reward"] == pytest.approx(logged["reward"], abs=0.02)
     assert metrics["completions/mean_length"] == pytest.approx(logged["completions/mean_length"], rel=0.03)
     assert metrics["entropy"] == pytest.approx(logged["entropy"], rel=0.03)

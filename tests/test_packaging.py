@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.lock").read_text()
 # Used as programs or by other libraries, not imported by the package.
-PROGRAMS = {"dvc", "ipykernel", "jupyterlab", "zstandard"}
+PROGRAMS = {"dvc", "ipykernel", "jupyterlab"}
 # Where the name in `import` is not the package's.
 PACKAGE_OF = {"yaml": "pyyaml", "ruamel": "ruamel.yaml"}
 

@@ -5,7 +5,6 @@ name.
 import errno
 import gzip
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import synthetic
+from study_file import write_study
 from synthetic import make_study
 
 from excursions.findings import estimates, statistics
@@ -385,11 +385,7 @@ def test_tables_hold_the_cells_that_params_yaml_names(tmp_path):
     root = make_study(tmp_path, seeds=(0, 1, 2))
     everything = results.load_tables(root, "nano")
     keep = sorted(everything.outcomes.checkpoint.unique())[-1]
-    text = (Path(__file__).parents[1] / "params.yaml").read_text()
-    text = re.sub(r"(?m)^checkpoints:.*$", f"checkpoints: [{keep}]", text)
-    text = re.sub(r"(?m)^recipes:.*$", "recipes: [base, rl]", text)
-    text = re.sub(r"(?m)^more_seeds:.*$", f"more_seeds: {{rl: {{{keep}: [2]}}}}", text)
-    (root / "params.yaml").write_text(text)
+    write_study(root, checkpoints=[keep], recipes=["base", "rl"], seeds=[0], more_seeds={"rl": {keep: [2]}})
     tables = results.load_tables(root, "nano")
     for table in (tables.outcomes, tables.general):
         assert set(table.checkpoint) == {keep}

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 from markupsafe import Markup
+from study_file import write_study
 from synthetic import make_study
 
 from excursions.findings import claims, explorer, notebook, pages, site
@@ -29,10 +30,7 @@ def project(tmp_path_factory) -> Path:
     root = make_study(tmp_path_factory.mktemp("project"), seeds=(0, 1, 2))
     for name in ("dvc.yaml", "CLAIMS.md"):
         shutil.copy(ROOT / name, root)
-    study = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    for key, value in {"seeds": "[0, 1, 2]", "more_seeds": "{}"}.items():
-        study = re.sub(rf"(?m)^{key}: .*", f"{key}: {value}", study)
-    (root / "params.yaml").write_text(study, encoding="utf-8")
+    write_study(root)
     for name in ("notebooks", "figures", "excursions/findings"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for folder in results.run_folders(root, "nano", "main"):
@@ -146,6 +144,8 @@ def _check_links(folder: Path) -> None:
     for path, page in parsed.items():
         assert all(page.alts), f"{path.name}: an image without an alternative text"
         for target in page.targets:
+            if target.startswith("data:"):
+                continue
             name, _, anchor = target.partition("#")
             there = (path.parent / unquote(name)).resolve() if name else path
             assert not re.match(r"[a-z]+:|//", target), f"{path.name} leads to another server: {target}"

@@ -18,6 +18,8 @@ from excursions import params, recipes
 from excursions.findings import estimates, report
 from excursions.results import tables as results
 
+WIDGET = "application/vnd.jupyter.widget-view+json"  # without the text in its place, which a page would show
+
 
 class Curve:
     """A curve in a notebook's output that is drawn anew with each of its points."""
@@ -55,7 +57,7 @@ def choose(
         name: Dropdown(description=name, options=list(values), value=chosen[name], layout=Layout(width="auto"))
         for name, values in options.items()
     }
-    display(HBox(list(lists.values()), layout=Layout(flex_flow="row wrap")))
+    display(HBox(list(lists.values()), layout=Layout(flex_flow="row wrap")), include=[WIDGET])
     shown = display(show(**chosen, **fixed), display_id=True)
 
     def change(_: object) -> None:

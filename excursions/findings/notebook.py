@@ -65,6 +65,8 @@ def _body(executed: NotebookNode) -> str:
 
     for number, cell in enumerate(executed.cells):
         cell.id = f"cell-{number}"  # papermill gives the cell it adds a random one
+        if cell.cell_type == "code":  # a page has no kernel to run a widget
+            cell.outputs = [output for output in cell.outputs if set(output.get("data", ())) != {live.WIDGET}]
     exporter = HTMLExporter(
         template_name="report",
         extra_template_basedirs=[str(pages.FOLDER)],

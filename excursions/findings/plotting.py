@@ -69,7 +69,7 @@ _STYLE = {
 }
 
 # Inches: left of the first panel, right of the last; above a band with its heading, under its panels.
-LEFT, RIGHT, HEADING, UNDER = 0.62, 0.25, 0.5, 0.52
+LEFT, RIGHT, HEADING, UNDER = 0.66, 0.25, 0.5, 0.52
 TITLE_LINE, LEGEND, NOTE_LINE = 0.21, 0.3, 0.135
 
 
@@ -120,7 +120,7 @@ def page(
 
     recipes: those in the legend; more: further entries of it. width: of the page, inches.
     """
-    titles = textwrap.wrap(title.rstrip("."), int(width / 0.094))
+    titles = textwrap.wrap(title.rstrip("."), int(width / 0.102))
     notes = [line for part in note.split("\n") for line in textwrap.wrap(part, int(width / 0.064))]
     top = 0.15 + TITLE_LINE * len(titles) + (LEGEND if recipes or more else 0)
     height = top + sum(HEADING + band.height + UNDER for band in bands) + 0.1 + NOTE_LINE * len(notes)
@@ -150,23 +150,24 @@ def _legend(figure: Figure, recipes: Sequence[str], more: Sequence[Line2D], top:
         Line2D([], [], color=look.color, marker=look.marker, ls=look.dashes, mfc=_face(look, "white"), label=look.label)
         for look in looks
     ]
-    if handles or more:
+    entries = [*handles, *more]
+    if entries:
         figure.legend(
-            handles=[*handles, *more],
+            handles=entries,
             loc="upper left",
             bbox_to_anchor=(0.1 / figure.get_figwidth(), top),
-            ncols=len(handles) + len(more),
+            ncols=len(entries),
             frameon=False,
-            fontsize=8,
+            fontsize=8 if len(entries) < 9 else 7,
             borderpad=0.1,
-            handlelength=2.4,
-            columnspacing=1.3,
+            handlelength=2.1,
+            columnspacing=1.0,
         )
 
 
 SEEDS = Line2D([], [], color=GREY, lw=0.6, label="one seed")
 FLOOR = Line2D([], [], color="#b2182b", lw=0.9, ls=(0, (1, 1.5)), label="guessing")
-BEST_OF_4 = Line2D([], [], color=LOOKS["rl"].color, marker="s", mfc="white", lw=0, label="best of 4 seeds")
+BEST_OF_4 = Line2D([], [], color=LOOKS["rl"].color, marker="s", mfc="white", lw=0, label="best of 4")
 
 
 def _face(look: Look, ground: str) -> str:
