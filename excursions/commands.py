@@ -255,9 +255,16 @@ def _cells(args: argparse.Namespace) -> list[tuple[str, str, str, str, int]]:
 
 
 def _runs(args: argparse.Namespace) -> list:
+    """One at least. Raises UserError."""
     from excursions.study.run import Run
 
-    return [Run(*cell) for cell in _cells(args)]
+    runs = [Run(*cell) for cell in _cells(args)]
+    if not runs:
+        raise UserError(
+            f"{args.study.path} names no such run: `seeds` is empty, and `more_seeds` has no seed for these recipes "
+            "and checkpoints; name seeds there, or with --seed."
+        )
+    return runs
 
 
 def _checkpoint(args: argparse.Namespace) -> str:

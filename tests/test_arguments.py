@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from study_file import write_study
 
 from excursions import cli, commands, keys
 from excursions.params import UserError
@@ -122,6 +123,14 @@ def test_options_that_are_given_again_add_up_and_nothing_is_named_twice(parsed):
     args = parsed("notebook", "audit", "-p", "checkpoint=p56", "-p", "recipe=parallel", "seed=2")
     assert args.parameters == {"checkpoint": "p56", "recipe": "parallel", "seed": 2}
     assert parsed("train").recipe == [], "the default is not what the call before has added"
+
+
+@pytest.mark.parametrize("command", ["train", "show", "plan", "cells"])
+def test_a_study_without_such_runs_names_the_keys(command, tmp_path, capsys):
+    write_study(tmp_path, seeds=[], more_seeds={"base": {"p20": [0]}})
+    assert cli.main([command, "--root", str(tmp_path), "--recipe", "rl"]) == 2
+    told = capsys.readouterr().err
+    assert "`seeds` is empty, and `more_seeds` has no seed" in told and "--seed" in told and told.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from study_file import write_study
 
 from excursions.cli import main
 
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def project(suite, tmp_path):
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_study(tmp_path)
     shutil.copytree(suite / "checkpoints", tmp_path / "checkpoints")
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     return tmp_path

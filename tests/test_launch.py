@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from study_file import write_study
 
 from excursions.data.nano import corpus
 from excursions.models.model import build_model, save_model
@@ -41,8 +42,8 @@ leave()
 def folder(tmp_path) -> Path:
     """A folder with launch/, an environment, programs of a cluster in bin/ and the script say.py."""
     shutil.copytree(LAUNCH, tmp_path / "launch")
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    write_study(tmp_path, seeds=[0])
     activate = tmp_path / ".venv" / "bin" / "activate"
     activate.parent.mkdir(parents=True)
     activate.write_text(f'PATH="{Path(sys.executable).parent}:$PATH"\n')

@@ -2,26 +2,25 @@
 
 import io
 import time
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from study_file import FILE, read_study
 
 from excursions import keys, params
 from excursions.data.questions import Question, build_prompt
 from excursions.params import UserError
 
 ROOT = Path(__file__).parents[1]
-FILE = ROOT / "params.yaml"
-RAW = yaml.safe_load(FILE.read_text())
+RAW = read_study()
 NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture
 def raw() -> dict:
-    return deepcopy(RAW) | {"seeds": [0], "more_seeds": {}}
+    return read_study(seeds=[0])
 
 
 def load_text(text: str | bytes, folder: Path) -> params.Study:

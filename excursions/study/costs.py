@@ -17,7 +17,7 @@ import pandas as pd
 
 from excursions.data.loading import load_questions
 from excursions.data.source import open_source
-from excursions.params import Scale, UserError
+from excursions.params import Scale
 from excursions.recipes import PARENTS, RECIPES
 from excursions.results import tables as results
 from excursions.study.planning import (
@@ -47,7 +47,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Machine:
-    """What computes. Utilizations are shares of the peak that the matrix products reach. UserError if impossible."""
+    """What computes. Utilizations are shares of the peak that the matrix products reach."""
 
     device: str
     tflops: float  # peak of one device
@@ -55,17 +55,6 @@ class Machine:
     decode_utilization: float  # of sampling token by token
     memory_gb: float  # of one device
     count: int
-
-    def __post_init__(self) -> None:
-        if not 0 < self.tflops < math.inf:
-            raise UserError(f"--gpu-tflops is {self.tflops:g}; accepted: above 0, e.g. 989 (H100) or 312 (A100).")
-        for key, share in (("utilization", self.utilization), ("decode-utilization", self.decode_utilization)):
-            if not 0 < share <= 1:
-                raise UserError(f"--{key} is {share:g}; accepted: above 0 and up to 1, the share of the peak reached.")
-        if not self.memory_gb > 0:
-            raise UserError(f"--gpu-memory is {self.memory_gb:g}; accepted: above 0, in GB, e.g. 80.")
-        if self.count < 1:
-            raise UserError(f"--gpus is {self.count}; accepted: 1 or more.")
 
 
 # H100 SXM, bfloat16: NVIDIA's data sheet has 1,979 TFLOP/s with sparsity, dense half of that. Training on it reaches
@@ -244,7 +233,7 @@ def results_bytes(recipe: str, scale: Scale, lengths: Lengths) -> float:
     questions = times * asked(scale, scale.questions.test)
     questions += (times - 1) * scale.evaluate.between * asked(scale, scale.evaluate.questions_between)
     kept = times * 2 * scale.evaluate.kept_questions * scale.evaluate.kept_samples * lengths.completion
-    items = sum(min(count, scale.evaluate.general or count) for count, _, _ in GENERAL.values())
+    items = sum(min(count, scale.evaluate.general or count) for count, *_ in GENERAL.values())
     step = 32 if recipe in ("sft", "sft_gold") else 140
     return 15_000 + 3 * questions + 2 * items + 0.9 * kept + step * run_steps(recipe, scale)
 

@@ -26,16 +26,16 @@ from excursions.params import Scale
 from excursions.training import sft
 
 HUB_VOCABULARY = 100_278  # tokens of allenai/OLMo-2-0425-1B
-# General benchmarks: items, passes through the model for one of them, tokens of a pass (characters at 4 a token).
+# General benchmarks: items, choices of one, and mean tokens of its context and of a choice, at nano scale and of public
+# items (the first 200, characters at 4 a token).
 GENERAL = {
-    "lambada": (5153, 1, 82),
-    "hellaswag": (10042, 4, 91),
-    "arc_easy": (2376, 4, 39),
-    "arc_challenge": (1172, 4, 45),
-    "piqa": (1838, 2, 44),
-    "openbookqa": (500, 4, 19),
+    "lambada": (5153, 1, (31, 1), (80, 1.4)),
+    "hellaswag": (10042, 4, (23, 3), (57, 34)),
+    "arc_easy": (2376, 4, (12, 1), (34, 6)),
+    "arc_challenge": (1172, 4, (14, 1), (39, 7)),
+    "piqa": (1838, 2, (8, 1), (14, 26)),
+    "openbookqa": (500, 4, (11, 1), (14, 4)),
 }
-NANO_GENERAL = (1, 20)  # the choices of a nano item share a pass: they are of one token, or differ in the last only
 BATCH_TOKENS = 65_536  # max_batch_tokens of the embedded engine and of transformers'
 STAGES = ("pretraining", "sft", "rl", "parallel")  # that differ in memory
 
@@ -110,8 +110,13 @@ def model_shape(scale: Scale) -> Shape:
 
 def forward_flops(shape: Shape, tokens: float, keys: float, scored: float) -> float:
     """Of a forward pass: `tokens` positions, each against `keys` positions, with logits for `scored` of them."""
-    attention = 4 * shape.layers * shape.hidden * keys
-    return tokens * (2 * shape.layer_weights + attention) + 2 * scored * shape.hidden * shape.vocabulary
+    head = 2 * scored * shape.hidden * shape.vocabulary
+    return 2 * tokens * shape.layer_weights + attention_flops(shape, tokens, keys) + head
+
+
+def attention_flops(shape: Shape, tokens: float, keys: float) -> float:
+    """Scores and weighted sums of `tokens` positions, each against `keys` positions."""
+    return 4 * shape.layers * shape.hidden * tokens * keys
 
 
 def training_flops(shape: Shape, tokens: float, keys: float, scored: float) -> float:
@@ -128,26 +133,27 @@ def rollout_flops(shape: Shape, prompts: float, samples: int, prompt: float, com
 
 def rl_flops(shape: Shape, scale: Scale, lengths: Lengths) -> float:
     """The gradients of one GRPO step: `grpo.rl_gradients` computes a prompt once in a micro batch for all completions
-    that are in it, drops groups whose rewards are equal (without KL), and repeats all for each inner step."""
+    that are in it, drops groups whose rewards are equal (without KL), and repeats all for each inner step. Attention
+    within completions pads them to the longest of the micro batch, taken to be of full length."""
     rl = scale.rl
     groups = rl.questions_per_step * (1.0 if rl.kl else lengths.kept)
-    rows = groups * rl.rollouts * (lengths.completion - 1)
+    rows, longest = groups * rl.rollouts, rl.max_new_tokens
     prompts = groups * math.ceil(rl.rollouts / rl.micro_batch)
-    once = forward_flops(shape, prompts * lengths.prompt, lengths.prompt, prompts)
-    once += forward_flops(shape, rows, lengths.prompt + lengths.completion, rows)
+    once = forward_flops(shape, prompts * lengths.prompt, lengths.prompt, 0)
+    once += forward_flops(shape, rows * (lengths.completion - 1), lengths.prompt, rows * lengths.completion)
+    once += attention_flops(shape, rows * longest, longest)
     passes = 3 + (1 if rl.kl else 0)  # forward and backward; the reference model forward
     return passes * rl.inner_steps * once
 
 
 def general_flops(shape: Shape, scale: Scale) -> float:
-    """All general benchmarks once; the harness computes logits for all positions."""
+    """All general benchmarks once: a context once for all its choices, logits for the tokens of the choices."""
     total = 0.0
     made_here = open_source(scale).made_here
-    for items, passes, tokens in GENERAL.values():
-        if made_here:
-            passes, tokens = NANO_GENERAL
-        items = min(items, scale.evaluate.general or items)
-        total += forward_flops(shape, items * passes * tokens, tokens, items * passes * tokens)
+    for items, choices, nano, public in GENERAL.values():
+        context, choice = nano if made_here else public
+        one = forward_flops(shape, context + choices * (choice - 1), context, choices * choice)
+        total += min(items, scale.evaluate.general or items) * one
     return total
 
 
@@ -175,7 +181,7 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
     """Bytes of one process at the peak of a stage, with completions of full length.
 
     mixed: products in bfloat16 over fp32 weights (`--mixed_precision bf16`); else all in fp32. The logits of training
-    count three times in fp32 (themselves, their log-softmax, a gradient).
+    count three times in fp32 (themselves, their log-softmax, a gradient), in RL four times (two for the entropy).
     """
     n, size = shape.parameters, 2 if mixed else 4
     row = 4 * shape.vocabulary
@@ -192,7 +198,7 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
         if stage in ("rl", "parallel"):
             rows = min(rl.micro_batch, math.ceil(rl.questions_per_step * rl.rollouts / processes))
             tokens = rows * rl.max_new_tokens + math.ceil(rows / rl.rollouts) * lengths.prompt
-            logits = 3 * row * rows * rl.max_new_tokens
+            logits = 4 * row * rows * rl.max_new_tokens
             past = cache_bytes(shape, rows * lengths.prompt, size)  # the prompt's, repeated for each completion
         if scale.engine.name == "vllm":
             sampler, cache = size * n, scale.engine.kv_cache_gb * 2**30
