@@ -63,10 +63,12 @@ def _body(executed: NotebookNode) -> str:
     """The cells as HTML, without times, paths and numbers of execution."""
     from nbconvert import HTMLExporter
 
+    from excursions.findings.live import WIDGET
+
     for number, cell in enumerate(executed.cells):
         cell.id = f"cell-{number}"  # papermill gives the cell it adds a random one
         if cell.cell_type == "code":  # a page has no kernel to run a widget
-            cell.outputs = [output for output in cell.outputs if set(output.get("data", ())) != {live.WIDGET}]
+            cell.outputs = [output for output in cell.outputs if set(output.get("data", ())) != {WIDGET}]
     exporter = HTMLExporter(
         template_name="report",
         extra_template_basedirs=[str(pages.FOLDER)],
