@@ -115,7 +115,12 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         added.add_argument("--model", type=Path, help="any Hugging Face folder of a model, instead")
         added.add_argument("--shots", type=NATURAL, default=0, help="worked examples in the prompt (default: 0)")
 
-    command(commands.data, "Checks the data and writes what was counted.", "--scale smoke", suite=False)
+    added = command(
+        commands.data, "Checks the data and writes what was counted.", "--scale smoke", "--report", suite=False
+    )
+    added.add_argument(
+        "--report", action="store_true", help="measure the pretrained suite, too, and write docs/calibration.md"
+    )
     added = command(
         commands.pretrain,
         "Pretrains a suite of checkpoints.",

@@ -41,6 +41,10 @@ def data(args: argparse.Namespace) -> None:
     found = check_data(_scale(args))
     write_json(args.root / "results" / args.scale / "data.json", found)
     print(json.dumps(found, indent=1))
+    if args.report:
+        from excursions.study.calibration import write_report
+
+        print(write_report(args.study, args.scale, args.root))
 
 
 def pretrain(args: argparse.Namespace) -> None:
