@@ -42,9 +42,13 @@ def data(args: argparse.Namespace) -> None:
     write_json(args.root / "results" / args.scale / "data.json", found)
     print(json.dumps(found, indent=1))
     if args.report:
-        from excursions.study.calibration import write_report
+        _report(args)
 
-        print(write_report(args.study, args.scale, args.root))
+
+def _report(args: argparse.Namespace) -> None:
+    from excursions.study.calibration import write_report
+
+    print(write_report(args.study, args.scale, args.root))
 
 
 def pretrain(args: argparse.Namespace) -> None:
