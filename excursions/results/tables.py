@@ -17,10 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
@@ -28,12 +26,10 @@ from excursions import params
 from excursions.files import whole_folder
 from excursions.params import RECIPES, UserError
 from excursions.results import schemas
-from excursions.results.schemas import MEASUREMENTS, RUN_KEYS, Schema
+from excursions.results.reading import SCHEMAS, command_for, damaged, identity, load_files, read_contract
+from excursions.results.schemas import MEASUREMENTS, RUN_KEYS
 from excursions.tree import run_folder, suites_with_results
 
-NAMES = pa.dictionary(pa.int32(), pa.string())  # how names are held: a study repeats each of them thousands of times
-COUNTS = ("step", "n", "correct", "valid")
-SCHEMAS = {"outcomes": schemas.OUTCOMES, "general": schemas.GENERAL, "training": schemas.TRAINING}
 KS = (1, 8, 32)
 # The benchmarks of all scales, and what they are for.
 ROLES = {"easy": "easy", "gsm8k": "easy", "hard": "hard", "math": "hard"}
@@ -67,15 +63,15 @@ class StoredTables(Tables):
 
     @cached_property
     def outcomes(self) -> pd.DataFrame:
-        return _load(self.folders, "outcomes", None, self.between)
+        return load_files(self.folders, "outcomes", None, self.between)
 
     @cached_property
     def general(self) -> pd.DataFrame:
-        return _load(self.folders, "general")
+        return load_files(self.folders, "general")
 
     @cached_property
     def training(self) -> pd.DataFrame:
-        return _load(self.folders, "training", [*schemas.IDENTITY, "step", "reward", "entropy"])
+        return load_files(self.folders, "training", [*schemas.IDENTITY, "step", "reward", "entropy"])
 
 
 def write_run(
@@ -123,8 +119,8 @@ def run_folders(root: Path | str, scale: str, suite: str) -> list[Path]:
     if not folders:
         expected = Path(root) / "results" / scale / suite / "<checkpoint>" / "<recipe>" / "seed-<k>"
         raise UserError(
-            f"There are no results of scale '{scale}', suite '{suite}': looked for {expected}. Run from the "
-            f"project's folder. `git checkout -- results` brings them back, `{_command(scale, suite)}` makes new ones."
+            f"There are no results of scale '{scale}', suite '{suite}': looked for {expected}. Run from the project's "
+            f"folder. `git checkout -- results` brings them back, `{command_for(scale, suite)}` makes new ones."
         )
     return folders
 
@@ -137,29 +133,29 @@ def load_outcomes(
     between: with the evaluations between the first and the last step. columns: read these alone (of ends, `step` too).
     Names are categories and `valid` is a nullable integer. Rows are in the order of pretraining and of RECIPES.
     """
-    return _load(run_folders(root, scale, suite), "outcomes", columns, between)
+    return load_files(run_folders(root, scale, suite), "outcomes", columns, between)
 
 
 def load_general(
     root: Path | str, scale: str, suite: str = "main", columns: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Answers to the general benchmarks: columns of schemas.GENERAL, one row per run, benchmark and item."""
-    return _load(run_folders(root, scale, suite), "general", columns)
+    return load_files(run_folders(root, scale, suite), "general", columns)
 
 
 def load_training(
     root: Path | str, scale: str, suite: str = "main", columns: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Training logs: columns of schemas.TRAINING and what some recipes log besides, one row per run and step."""
-    return _load(run_folders(root, scale, suite), "training", columns)
+    return load_files(run_folders(root, scale, suite), "training", columns)
 
 
 def load_runs(root: Path | str, scale: str, suite: str = "main") -> pd.DataFrame:
     """run.json of all runs: scale, suite, checkpoint, recipe, seed, then RUN_KEYS (some hold mappings)."""
     rows = []
     for folder in run_folders(root, scale, suite):
-        run = _read_json(folder / "run.json", schemas.RUN)
-        rows.append(_identity(folder) | {key: run[key] for key in RUN_KEYS})
+        run = read_contract(folder / "run.json", schemas.RUN)
+        rows.append(identity(folder) | {key: run[key] for key in RUN_KEYS})
     return in_order(pd.DataFrame(rows))
 
 
@@ -169,28 +165,28 @@ def load_samples(folder: Path | str) -> list[dict]:
     try:
         lines = gzip.decompress(file.read_bytes()).splitlines()
     except FileNotFoundError:
-        raise _damaged(file, "the file is missing") from None
+        raise damaged(file, "the file is missing") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise _damaged(file, f"not readable as gzip ({error})") from None
+        raise damaged(file, f"not readable as gzip ({error})") from None
     found = []
     for number, line in enumerate(lines, 1):
         try:
             found.append(schemas.parse(schemas.SAMPLE, line))
         except ValueError as error:
-            raise _damaged(file, f"line {number}: {error}") from None
+            raise damaged(file, f"line {number}: {error}") from None
     return found
 
 
 def load_suite(root: Path | str, scale: str, suite: str = "main") -> dict:
     """suite.json of the checkpoints: parameters (int), tokens (checkpoint -> int), total_tokens (int)."""
     file = Path(root) / "checkpoints" / scale / suite / "suite.json"
-    again = f"run `{_command(scale, suite)}`" + (" to pretrain" if suite == "main" else " to write it again")
-    return _read_json(file, schemas.SUITE, f"Bring it back with `git checkout -- {file}`, or delete it and {again}.")
+    again = f"run `{command_for(scale, suite)}`" + (" to pretrain" if suite == "main" else " to write it again")
+    return read_contract(file, schemas.SUITE, f"Bring it back with `git checkout -- {file}`, or delete it and {again}.")
 
 
 def load_run(folder: Path, name: str) -> pd.DataFrame:
     """One table (outcomes, general or training) of one run."""
-    return _load([folder], name)
+    return load_files([folder], name)
 
 
 def tokens_of(root: Path | str, scale: str, suite: str, checkpoint: str) -> int:
@@ -221,7 +217,7 @@ def _floors(root: Path, scale: str) -> dict[tuple[str, int], float]:
     if not file.is_file():
         return {}
     remedy = f"Bring it back with `git checkout -- {file}`, or run `excursions data --scale {scale}`."
-    found = _read_json(file, schemas.DATA, remedy).get("guess_floor", {})
+    found = read_contract(file, schemas.DATA, remedy).get("guess_floor", {})
     return {(ROLES.get(name, name), int(k)): value for name, by_k in found.items() for k, value in by_k.items()}
 
 
@@ -262,131 +258,3 @@ def _json_bytes(name: str, kind: TypeAdapter, value: dict, **how: Any) -> bytes:
     except ValueError as error:
         raise ValueError(f"{name}: {error}.") from None
     return content
-
-
-def _identity(folder: Path) -> dict[str, str | int]:
-    """What the path of a run says it is."""
-    scale, suite, checkpoint, recipe, seed = folder.parts[-5:]
-    number = seed.removeprefix("seed-")
-    if not number.isdecimal():
-        raise UserError(f"{folder}: the folder of a run is named seed-<number>. Rename or delete it.")
-    return {"scale": scale, "suite": suite, "checkpoint": checkpoint, "recipe": recipe, "seed": int(number)}
-
-
-def _load(
-    folders: Sequence[Path], name: str, columns: Sequence[str] | None = None, between: bool = True
-) -> pd.DataFrame:
-    """One table of all these runs, checked as a whole: a study has thousands of files."""
-    schema = SCHEMAS[name]
-    read = [(folder, _read(folder / f"{name}.parquet", schema, columns, between)) for folder in folders]
-    read.sort(key=lambda pair: _place(*pair))
-    _check_tokens(read)
-    whole = pa.concat_tables([table for _, table in read], promote_options="default").unify_dictionaries()
-    _check(whole, [folder / f"{name}.parquet" for folder, _ in read], [len(table) for _, table in read], schema)
-    frame = whole.to_pandas()
-    if "valid" in frame:  # empty where steps cannot be checked, and an integer still
-        frame["valid"] = whole["valid"].to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
-    return frame
-
-
-def _check(whole: pa.Table, files: Sequence[Path], lengths: Sequence[int], schema: Schema) -> None:
-    """Raises UserError naming the first file whose rows break a rule, or are of another run than its folder."""
-    if not schema.may_be_empty and 0 in lengths:
-        raise _damaged(files[lengths.index(0)], "the table has no rows")
-    run = np.repeat(np.arange(len(files)), lengths)
-    fault = schema.fault(whole, run)
-    expected = pd.DataFrame([_identity(file.parent) for file in files])
-    for column in (column for column in expected if not fault and column in whole.column_names):
-        values = whole[column].combine_chunks()
-        if pa.types.is_dictionary(values.type):
-            place = {name: number for number, name in enumerate(values.dictionary.to_pylist())}
-            wrong = values.indices.to_numpy() != expected[column].map(place).fillna(-1).to_numpy()[run]
-        else:
-            wrong = values.to_numpy() != expected[column].to_numpy()[run]
-        if wrong.any():
-            row = int(wrong.argmax())
-            folder = f"but the folder is of {expected[column][run[row]]!r}"
-            fault = row, f"column '{column}' holds {values[row].as_py()!r}, {folder}"
-    if fault:
-        row, what = fault
-        names = {name: whole[name][row].as_py() for name in schema.key if name in whole.column_names}
-        where = ", ".join(f"{name} {value}" for name, value in names.items())
-        raise _damaged(files[run[row]], f"{what} ({where})")
-
-
-def _place(folder: Path, table: pa.Table) -> tuple:
-    """Where a run belongs among others: by suite, along pretraining, by recipe, by seed."""
-    who = _identity(folder)
-    rank = RECIPES.index(who["recipe"]) if who["recipe"] in RECIPES else len(RECIPES)
-    tokens = table["tokens"][0].as_py() if "tokens" in table.column_names and len(table) else 0
-    return who["suite"], tokens, who["checkpoint"], rank, who["seed"]
-
-
-def _check_tokens(read: Sequence[tuple[Path, pa.Table]]) -> None:
-    """Raises UserError if two runs from one checkpoint disagree on the tokens it has seen."""
-    seen: dict[Path, int] = {}
-    for folder, table in read:
-        if len(table) == 0 or "tokens" not in table.column_names:
-            continue
-        checkpoint, tokens = folder.parents[1], table["tokens"][0].as_py()
-        if seen.setdefault(checkpoint, tokens) != tokens:
-            raise UserError(
-                f"{checkpoint}: its runs disagree on the checkpoint's tokens ({seen[checkpoint]} and {tokens}), some "
-                f"are of an older pretraining. Delete them, run `{_command(*checkpoint.parts[-3:-1])}`."
-            )
-
-
-def _read(file: Path, schema: Schema, columns: Sequence[str] | None, between: bool) -> pa.Table:
-    """One table of one run with the columns and types of the contract; names as dictionaries, counts half as wide."""
-    names = [name for name, kind in schema.columns.items() if kind == pa.string()]
-    try:
-        opened = pq.ParquetFile(file, read_dictionary=names)
-        found = opened.schema_arrow.names
-        if missing := [name for name in schema.columns if name not in found]:
-            raise _damaged(file, f"column '{missing[0]}' is missing; found: {', '.join(found)}")
-        wanted = columns if between or columns is None else [*dict.fromkeys([*columns, "step"])]
-        table = opened.read(wanted, use_threads=False)
-    except FileNotFoundError:
-        raise _damaged(file, "the file is missing") from None
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(file, f"not readable as parquet ({str(error).splitlines()[0]})") from None
-    if not between:
-        step = table["step"]
-        table = table.filter(pc.or_(pc.equal(step, 0), pc.equal(step, pc.max(step))))
-    whole = []
-    for column, values in zip(table.column_names, table.itercolumns(), strict=True):
-        kind = schema.columns.get(column, pa.float64())
-        try:
-            values = values if values.type in (kind, NAMES) else values.cast(kind)
-        except pa.ArrowException:
-            raise _damaged(file, f"column '{column}' is {values.type}, expected {kind}") from None
-        if values.type == pa.string():
-            values = values.dictionary_encode()
-        whole.append(values.cast(pa.int32()) if column in COUNTS else values)
-    return pa.table(whole, names=table.column_names)
-
-
-def _read_json(file: Path, kind: TypeAdapter, remedy: str = "") -> dict:
-    """One JSON file, checked against the contract."""
-    try:
-        return schemas.parse(kind, file.read_bytes())
-    except FileNotFoundError:
-        what = "the file is missing"
-    except OSError as error:
-        what = f"not readable ({error.strerror})"
-    except ValueError as error:
-        what = str(error)
-    raise UserError(f"{file}: {what}. {remedy}") if remedy else _damaged(file, what)
-
-
-def _damaged(file: Path, what: str) -> UserError:
-    scale, suite = file.absolute().parts[-6:-4]
-    return UserError(
-        f"{file}: {what}. Bring it back with `git checkout -- {file}`, "
-        f"or delete the folder {file.parent} and run `{_command(scale, suite)}`."
-    )
-
-
-def _command(scale: str, suite: str) -> str:
-    """What computes the runs of a suite."""
-    return "dvc repro" if suite == "main" else f"excursions train --scale {scale} --suite {suite}"

@@ -1,0 +1,153 @@
+"""Reading the files of runs: each table and JSON file against its schema, and many files as one table.
+
+A study has thousands of files, so they are checked as a whole; what is wrong is told by file, column and row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from excursions.params import RECIPES, UserError
+from excursions.results import schemas
+from excursions.results.schemas import Schema
+
+NAMES = pa.dictionary(pa.int32(), pa.string())  # how names are held: a study repeats each of them thousands of times
+COUNTS = ("step", "n", "correct", "valid")
+SCHEMAS = {"outcomes": schemas.OUTCOMES, "general": schemas.GENERAL, "training": schemas.TRAINING}
+
+
+def identity(folder: Path) -> dict[str, str | int]:
+    """What the path of a run says it is."""
+    scale, suite, checkpoint, recipe, seed = folder.parts[-5:]
+    number = seed.removeprefix("seed-")
+    if not number.isdecimal():
+        raise UserError(f"{folder}: the folder of a run is named seed-<number>. Rename or delete it.")
+    return {"scale": scale, "suite": suite, "checkpoint": checkpoint, "recipe": recipe, "seed": int(number)}
+
+
+def load_files(
+    folders: Sequence[Path], name: str, columns: Sequence[str] | None = None, between: bool = True
+) -> pd.DataFrame:
+    """One table of all these runs, checked as a whole: a study has thousands of files."""
+    schema = SCHEMAS[name]
+    read = [(folder, _read_table(folder / f"{name}.parquet", schema, columns, between)) for folder in folders]
+    read.sort(key=lambda pair: _place(*pair))
+    _check_tokens(read)
+    whole = pa.concat_tables([table for _, table in read], promote_options="default").unify_dictionaries()
+    _check(whole, [folder / f"{name}.parquet" for folder, _ in read], [len(table) for _, table in read], schema)
+    frame = whole.to_pandas()
+    if "valid" in frame:  # empty where steps cannot be checked, and an integer still
+        frame["valid"] = whole["valid"].to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    return frame
+
+
+def _check(whole: pa.Table, files: Sequence[Path], lengths: Sequence[int], schema: Schema) -> None:
+    """Raises UserError naming the first file whose rows break a rule, or are of another run than its folder."""
+    if not schema.may_be_empty and 0 in lengths:
+        raise damaged(files[lengths.index(0)], "the table has no rows")
+    run = np.repeat(np.arange(len(files)), lengths)
+    fault = schema.fault(whole, run)
+    expected = pd.DataFrame([identity(file.parent) for file in files])
+    for column in (column for column in expected if not fault and column in whole.column_names):
+        values = whole[column].combine_chunks()
+        if pa.types.is_dictionary(values.type):
+            place = {name: number for number, name in enumerate(values.dictionary.to_pylist())}
+            wrong = values.indices.to_numpy() != expected[column].map(place).fillna(-1).to_numpy()[run]
+        else:
+            wrong = values.to_numpy() != expected[column].to_numpy()[run]
+        if wrong.any():
+            row = int(wrong.argmax())
+            folder = f"but the folder is of {expected[column][run[row]]!r}"
+            fault = row, f"column '{column}' holds {values[row].as_py()!r}, {folder}"
+    if fault:
+        row, what = fault
+        names = {name: whole[name][row].as_py() for name in schema.key if name in whole.column_names}
+        where = ", ".join(f"{name} {value}" for name, value in names.items())
+        raise damaged(files[run[row]], f"{what} ({where})")
+
+
+def _place(folder: Path, table: pa.Table) -> tuple:
+    """Where a run belongs among others: by suite, along pretraining, by recipe, by seed."""
+    who = identity(folder)
+    rank = RECIPES.index(who["recipe"]) if who["recipe"] in RECIPES else len(RECIPES)
+    tokens = table["tokens"][0].as_py() if "tokens" in table.column_names and len(table) else 0
+    return who["suite"], tokens, who["checkpoint"], rank, who["seed"]
+
+
+def _check_tokens(read: Sequence[tuple[Path, pa.Table]]) -> None:
+    """Raises UserError if two runs from one checkpoint disagree on the tokens it has seen."""
+    seen: dict[Path, int] = {}
+    for folder, table in read:
+        if len(table) == 0 or "tokens" not in table.column_names:
+            continue
+        checkpoint, tokens = folder.parents[1], table["tokens"][0].as_py()
+        if seen.setdefault(checkpoint, tokens) != tokens:
+            raise UserError(
+                f"{checkpoint}: its runs disagree on the checkpoint's tokens ({seen[checkpoint]} and {tokens}), some "
+                f"are of an older pretraining. Delete them, run `{command_for(*checkpoint.parts[-3:-1])}`."
+            )
+
+
+def _read_table(file: Path, schema: Schema, columns: Sequence[str] | None, between: bool) -> pa.Table:
+    """One table of one run with the columns and types of the contract; names as dictionaries, counts half as wide."""
+    names = [name for name, kind in schema.columns.items() if kind == pa.string()]
+    try:
+        opened = pq.ParquetFile(file, read_dictionary=names)
+        found = opened.schema_arrow.names
+        if missing := [name for name in schema.columns if name not in found]:
+            raise damaged(file, f"column '{missing[0]}' is missing; found: {', '.join(found)}")
+        wanted = columns if between or columns is None else [*dict.fromkeys([*columns, "step"])]
+        table = opened.read(wanted, use_threads=False)
+    except FileNotFoundError:
+        raise damaged(file, "the file is missing") from None
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(file, f"not readable as parquet ({str(error).splitlines()[0]})") from None
+    if not between:
+        step = table["step"]
+        table = table.filter(pc.or_(pc.equal(step, 0), pc.equal(step, pc.max(step))))
+    whole = []
+    for column, values in zip(table.column_names, table.itercolumns(), strict=True):
+        kind = schema.columns.get(column, pa.float64())
+        try:
+            values = values if values.type in (kind, NAMES) else values.cast(kind)
+        except pa.ArrowException:
+            raise damaged(file, f"column '{column}' is {values.type}, expected {kind}") from None
+        if values.type == pa.string():
+            values = values.dictionary_encode()
+        whole.append(values.cast(pa.int32()) if column in COUNTS else values)
+    return pa.table(whole, names=table.column_names)
+
+
+def read_contract(file: Path, kind: TypeAdapter, remedy: str = "") -> dict:
+    """One JSON file, checked against the contract."""
+    try:
+        return schemas.parse(kind, file.read_bytes())
+    except FileNotFoundError:
+        what = "the file is missing"
+    except OSError as error:
+        what = f"not readable ({error.strerror})"
+    except ValueError as error:
+        what = str(error)
+    raise UserError(f"{file}: {what}. {remedy}") if remedy else damaged(file, what)
+
+
+def damaged(file: Path, what: str) -> UserError:
+    """The error for a file of a run that is not what it must be, with the command that brings it back."""
+    scale, suite = file.absolute().parts[-6:-4]
+    return UserError(
+        f"{file}: {what}. Bring it back with `git checkout -- {file}`, "
+        f"or delete the folder {file.parent} and run `{command_for(scale, suite)}`."
+    )
+
+
+def command_for(scale: str, suite: str) -> str:
+    """What computes the runs of a suite."""
+    return "dvc repro" if suite == "main" else f"excursions train --scale {scale} --suite {suite}"
