@@ -138,8 +138,12 @@ def claims(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     from excursions.study.costs import describe_costs, find_machine
     from excursions.study.plan import describe_plan
+    from excursions.study.planning import model_shape, suite_shape
 
     study, scale, runs = args.study, _scale(args), _runs(args)
+    lender = study.checkpoint_suite(args.suite)
+    public = study.public_suites.get(lender)
+    shape = model_shape(scale) if public is None else suite_shape(public, runs[0].checkpoint, args.root)
     machine = find_machine(
         scale,
         tflops=args.gpu_tflops,
@@ -148,7 +152,8 @@ def plan(args: argparse.Namespace) -> None:
         memory_gb=args.gpu_memory,
         count=args.gpus,
     )
-    print("\n".join(describe_costs(runs, scale, args.root, machine, args.suite in study.public_suites, args.reduced)))
+    pretrained = public is not None or lender != args.suite
+    print("\n".join(describe_costs(runs, scale, shape, args.root, machine, pretrained, args.reduced)))
     try:
         print("\n".join(describe_plan(runs, scale, args.root)))
     except UserError as error:  # of checkpoints that are gone, which results are there for

@@ -19,6 +19,7 @@ from study_file import read_study, write_study
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
 
 from excursions import cli, commands
 from excursions.data.nano import corpus
@@ -27,7 +28,7 @@ from excursions.evaluation.outcomes import measure_general
 from excursions.models.model import build_model
 from excursions.models.processes import Processes
 from excursions.models.scoring import completion_logprobs, flash, flash_backward
-from excursions.params import RECIPES, UserError
+from excursions.params import RECIPES, PublicSuite, Revision, UserError
 from excursions.recipes import RECIPES as TABLE
 from excursions.rollout.sampler import Completion
 from excursions.rollout.torch_engine import TorchEngine
@@ -449,6 +450,42 @@ def test_impossible_numbers_are_one_sentence(options, said, capsys):
     assert cli.main(["plan", "--root", str(ROOT), "--scale", "paper", *options]) == 2
     message = capsys.readouterr().err
     assert said in message and len(message.splitlines()) == 1
+
+
+def test_the_shape_of_a_config_is_that_of_the_scale(nano, model, shape, tmp_path):
+    model.config.save_pretrained(tmp_path / "tiny" / "step1")
+    suite = PublicSuite("tiny", 10, {"p01": Revision("step1", 1)})
+    assert planning.suite_shape(suite, "p01", tmp_path) == shape
+    with pytest.raises(UserError, match=r"config.json of tiny, revision step2, could not be read .*hf download tiny"):
+        planning.suite_shape(replace(suite, checkpoints={"p02": Revision("step2", 1)}), "p02", tmp_path)
+
+
+SIZES = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512, "num_hidden_layers": 3}
+OTHERS = [
+    LlamaConfig(**SIZES, vocab_size=500, num_key_value_heads=2, tie_word_embeddings=True),
+    GPTNeoXConfig(**SIZES, vocab_size=500),
+    GPT2Config(n_embd=128, n_head=4, n_layer=3, vocab_size=500),
+]
+
+
+@pytest.mark.parametrize("config", OTHERS, ids=lambda config: config.model_type)
+def test_a_public_suite_costs_what_its_own_model_does(config, tmp_path, capsys):
+    config.save_pretrained(tmp_path / "other" / "step1")
+    checkpoints = {"p01": {"revision": "step1", "tokens": 1}}
+    about = {"model": "other", "total_tokens": 10, "checkpoints": checkpoints}
+    study = write_study(tmp_path, suites={"other": about}, seeds=[0])
+    shape = planning.suite_shape(study.suites["other"], "p01", tmp_path)
+    other = AutoModelForCausalLM.from_config(config)
+    ids_bt = torch.randint(3, 400, (2, 256))
+    measured = flops(lambda: other(ids_bt, use_cache=False))
+    assert planning.forward_flops(shape, 512, 256, 512) == pytest.approx(measured, rel=CLOSE)
+    cache = other(ids_bt).past_key_values
+    assert planning.cache_bytes(shape, 512, 4) == sum(
+        x.nbytes for layer in cache.layers for x in (layer.keys, layer.values)
+    )
+    assert cli.main(["plan", "--root", str(tmp_path), "--scale", "paper", "--suite", "other"]) == 0
+    told = capsys.readouterr().out
+    assert f"{config.model_type}, {sum(p.numel() for p in other.parameters()):,} parameters: 3 layers" in told
 
 
 # ---- the list of jobs ----

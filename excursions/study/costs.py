@@ -26,7 +26,6 @@ from excursions.study.planning import (
     Lengths,
     Shape,
     general_flops,
-    model_shape,
     rl_flops,
     rollout_flops,
     stage_memory,
@@ -261,11 +260,11 @@ def disk_bytes(
 
 
 def describe_costs(
-    runs: Sequence[Run], scale: Scale, root: Path, machine: Machine, pretrained: bool, reduced: bool
+    runs: Sequence[Run], scale: Scale, shape: Shape, root: Path, machine: Machine, pretrained: bool, reduced: bool
 ) -> list[str]:
     """The costs of these runs as lines of text; `reduced`: in detail those of the reduced study instead."""
     name, suite = runs[0].scale, runs[0].suite
-    shape, lengths = model_shape(scale), find_lengths(scale, root, name, suite)
+    lengths = find_lengths(scale, root, name, suite)
     few, smaller, changed = reduce_study(runs, scale)
     studies = {"study": study_costs(runs, scale, shape, lengths, pretrained)}
     studies["reduced study"] = study_costs(few, smaller, shape, lengths, pretrained)
@@ -275,8 +274,8 @@ def describe_costs(
     device, plural = machine.device, f"{machine.count} {machine.device}{'s' if machine.count > 1 else ''}"
     lines = [
         f"Costs of the {next(iter(studies))} at scale {name}, suite {suite}{' (already pretrained)' * pretrained}",
-        f"  model    OLMo2, {shape.parameters:,} parameters: {shape.layers} layers, width {shape.hidden:,}, MLP "
-        f"{shape.intermediate:,}, vocabulary {shape.vocabulary:,}, context {scale.model.context:,}",
+        f"  model    {shape.kind}, {shape.parameters:,} parameters: {shape.layers} layers, width {shape.hidden:,}, MLP "
+        f"{shape.intermediate:,}, vocabulary {shape.vocabulary:,}, context {shape.context:,}",
         f"  {device:8} peak {machine.tflops:g} TFLOP/s; {machine.utilization:.0%} of it are reached in training and "
         f"scoring, {machine.decode_utilization:.0%} in sampling",
         f"  tokens   prompt {lengths.prompt:.0f}, solution {lengths.solution:.0f}, completion {lengths.completion:.0f}"

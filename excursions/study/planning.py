@@ -12,17 +12,24 @@ attention that keeps no scores. Keys and values of the sampler: Pope et al. 2022
 tests/test_planning.py holds all of these at nano's size against measured ones.
 
 Left out: normalizations, softmax, the optimizer and grading (no matrix products), communication, the libraries' own
-memory and fragmentation; that transformers' generation computes prompts for each sample, and rows that have ended. All
-models are counted as OLMo2 in the scale's shape, those of public suites too.
+memory and fragmentation; that transformers' generation computes prompts for each sample, and rows that have ended; of
+other architectures than OLMo2, whose shape is that of their config.json, that activations of their MLP are fewer.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from excursions.data.source import open_source
-from excursions.params import Scale
+from excursions.models.model import count_parameters
+from excursions.params import PublicSuite, Scale, UserError
 from excursions.training import sft
 
 HUB_VOCABULARY = 100_278  # tokens of allenai/OLMo-2-0425-1B
@@ -44,20 +51,15 @@ STAGES = ("pretraining", "sft", "rl", "parallel")  # that differ in memory
 class Shape:
     """What the formulas need of a model."""
 
+    kind: str
     hidden: int
     layers: int
     intermediate: int
     vocabulary: int  # rows of the embedding and of the head
-
-    @property
-    def layer_weights(self) -> int:
-        """Weights in the matrices of all layers: query, key, value and output, and the three of the MLP."""
-        return self.layers * (4 * self.hidden**2 + 3 * self.hidden * self.intermediate)
-
-    @property
-    def parameters(self) -> int:
-        """All: the matrices, four norms a layer (query, key, after attention, after MLP), the last one, both ends."""
-        return self.layer_weights + (4 * self.layers + 1) * self.hidden + 2 * self.vocabulary * self.hidden
+    context: int
+    keys: int  # width of the keys, and of the values: less than hidden where heads share them
+    layer_weights: int  # in the matrices of all layers
+    parameters: int
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,44 @@ def model_shape(scale: Scale) -> Shape:
     """The model that pretraining builds: the vocabulary is rounded up to a multiple of 16."""
     source = open_source(scale)
     tokens = len(source.tokenizer()) if source.made_here else HUB_VOCABULARY
-    model = scale.model
-    return Shape(model.hidden_size, model.layers, model.intermediate_size, -(-tokens // 16) * 16)
+    model, vocabulary = scale.model, -(-tokens // 16) * 16
+    hidden, layers, intermediate = model.hidden_size, model.layers, model.intermediate_size
+    # query, key, value and output, and the three of the MLP
+    weights = layers * (4 * hidden**2 + 3 * hidden * intermediate)
+    # four norms a layer (query, key, after attention, after MLP), the last one, both ends
+    parameters = weights + (4 * layers + 1) * hidden + 2 * vocabulary * hidden
+    return Shape("olmo2", hidden, layers, intermediate, vocabulary, model.context, hidden, weights, parameters)
+
+
+def suite_shape(suite: PublicSuite, checkpoint: str, root: Path) -> Shape:
+    """The model of a public suite, from its config.json alone. Raises UserError if that cannot be had."""
+    revision, local = suite.checkpoints[checkpoint].revision, root / Path(suite.model).expanduser()
+    try:
+        where = {} if local.is_dir() else {"revision": revision}
+        config = AutoConfig.from_pretrained(local / revision if local.is_dir() else suite.model, **where)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"config.json of {suite.model}, revision {revision}, could not be read ({said}), and costs are of its "
+            f"model; where there is no network: `hf download {suite.model} config.json --revision {revision}` before."
+        ) from None
+    config, head = config.get_text_config(), model.get_output_embeddings()
+    linear = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    width = getattr(config, "head_dim", None) or hidden // heads
+    return Shape(
+        kind=config.model_type,
+        hidden=hidden,
+        layers=config.num_hidden_layers,
+        intermediate=getattr(config, "intermediate_size", None) or 4 * hidden,  # GPT-2 has no such key
+        vocabulary=head.weight.shape[0],
+        context=config.max_position_embeddings,
+        keys=(getattr(config, "num_key_value_heads", None) or heads) * width,
+        layer_weights=sum(linear),
+        parameters=count_parameters(model),
+    )
 
 
 def forward_flops(shape: Shape, tokens: float, keys: float, scored: float) -> float:
@@ -168,13 +206,13 @@ def activation_bytes(shape: Shape, tokens: float, mixed: bool) -> float:
     all in the precision of the products; and in fp32 four norms' inputs and normalized values (8 hidden).
     """
     size, inputs = (2, 5) if mixed else (4, 2)
-    layer = size * ((4 + inputs) * shape.hidden + 4 * shape.intermediate) + 4 * 8 * shape.hidden
+    layer = size * ((2 + inputs) * shape.hidden + 2 * shape.keys + 4 * shape.intermediate) + 4 * 8 * shape.hidden
     return tokens * (shape.layers * layer + (4 * 2 + size) * shape.hidden)
 
 
 def cache_bytes(shape: Shape, tokens: float, size: int) -> float:
     """Keys and values of so many positions, `size` bytes a number."""
-    return 2 * shape.layers * shape.hidden * size * tokens
+    return 2 * shape.layers * shape.keys * size * tokens
 
 
 def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, processes: int, mixed: bool) -> Memory:
