@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hub_project import ROOT, instruct, instruct_rows, make_tokenizer, read, write
@@ -306,17 +308,25 @@ def test_a_missing_an_ill_typed_and_an_empty_column_are_named(
 
 @pytest.mark.parametrize(
     "answer, read_as",
-    [("5", "5"), (5, "5"), (0.5, "0.5"), (float("nan"), "nan .float"), ([5], "list"), (True, "True .bool")],
+    [
+        ("5", "5"),
+        (5, "5"),
+        (0.5, "0.5"),
+        (float("nan"), "nan .float"),
+        ([5], "list"),
+        (True, "True .bool"),
+        (None, "nothing"),
+    ],
 )
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_an_answer_is_text_or_a_number(answer, read_as, form, tmp_path):
     rows = [{"problem": "How much?", "solution": "It is \\boxed{7}.", "answer": answer}]
     if form == "parquet":
-        pd.DataFrame(rows).to_parquet(source := tmp_path / "test.parquet")
+        pq.write_table(pa.Table.from_pylist(rows), source := tmp_path / "test.parquet")
     else:
         source = write(tmp_path / "test.jsonl", rows)
     place = "row 1" if form == "parquet" else "line 1"
-    if isinstance(answer, bool | list) or answer != answer:
+    if answer is None or isinstance(answer, bool | list) or answer != answer:
         with pytest.raises(
             UserError, match=rf"{place}, column 'answer': found .*{read_as}.*; accepted: text or number"
         ):

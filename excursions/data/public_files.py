@@ -36,7 +36,8 @@ def read_rows(
     """The rows of a data set, each with the place where it stands ("line 3") and the columns asked for, checked.
 
     key: which key of `hub` names the source. split: of a folder or a hub data set; a file is taken as it is. columns:
-    their kinds, "text", "bool", "text or number" (which becomes text), with "?" behind it where a row may lack it;
+    their kinds, "text", "bool", "text or number" (which becomes text), with "?" behind it where a row may lack it (but
+    not hold nothing in it: a NaN that pandas wrote);
     a data set may have more, of any kind. configs: the configurations to read one after another, where the data set has
     them. schema: what to call it. Raises UserError if it cannot be read, or at a row that lacks a column or has another
     kind of value in it.
@@ -46,15 +47,15 @@ def read_rows(
         for place, row in _places(source, split, columns, configs):
             found = {}
             for name, kind in columns.items():
-                if name not in row and not kind.endswith("?"):
+                if name not in row:
+                    if kind.endswith("?"):
+                        continue
                     accepted = ", ".join(f"{name} ({kind})" for name, kind in columns.items() if kind[-1] != "?")
                     raise UserError(
                         f"{source} (hub.{key}), {place}, has no column '{name}'; found: {', '.join(row)}; "
                         f"accepted: the columns of {schema}: {accepted}."
                     )
-                value = row.get(name)
-                if value is None and kind.endswith("?"):
-                    continue
+                value = row[name]
                 if kind.startswith("text or number") and type(value) in (int, float) and math.isfinite(value):  # type: ignore[arg-type]  # a number
                     value = str(value)
                 if type(value) is not (bool if kind == "bool" else str):

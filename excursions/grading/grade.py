@@ -135,16 +135,13 @@ def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool =
             return False  # words: no reason to wake math-verify
     elif gold.integers is not None and (gold.in_order or reading.hashed):
         return _integers(answer) == gold.integers  # in order: the first of two people, then the second
-    answer, target = plain_signs(answer[-LONGEST_ANSWER:]), plain_signs(gold.text[-LONGEST_ANSWER:])
+    # Cut again, as one sign may become many: ½ is \frac{1}{2}.
+    answer, target = (plain_signs(text[-LONGEST_ANSWER:])[-LONGEST_ANSWER:] for text in (answer, gold.text))
     if _bare(answer) == _bare(target):
         return True
     based, target_based = _BASED.fullmatch(answer), _BASED.fullmatch(target)
     if based or target_based:  # math-verify does not see it
         return bool(based and target_based) and _base_and_digits(based) == _base_and_digits(target_based)  # type: ignore[arg-type]  # both match here
-    saying = len(answer) <= LONGEST_SAYING and not _CLAUSE.search(answer)
-    if marked or (saying and (changing_words(answer) or not answer[0].isalpha())):
-        if not (_is_formula(answer, reading.hashed) if gold.number is not None else _is_alike(answer, target)):
-            return False
     saying = len(answer) <= LONGEST_SAYING and not _CLAUSE.search(answer)
     if marked or (saying and (changing_words(answer) or not answer[0].isalpha())):
         if not (_is_formula(answer, reading.hashed) if gold.number is not None else _is_alike(answer, target)):

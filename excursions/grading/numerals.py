@@ -8,6 +8,7 @@ text: white space is collapsed first, and no two neighbouring quantifiers take t
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from fractions import Fraction
@@ -287,20 +288,19 @@ def _power(base: Fraction, exponent: int) -> Fraction | None:
 def same_number(prediction: Numeral, gold: Numeral) -> bool:
     """Whether two numbers are equal: exactly, but a decimal may round the other one. 28% is 28 and is 0.28.
 
-    The allowance is a millionth of the gold value, and where both have an end, so that no rounding is needed, it is
-    never more than a millionth: 1000000.5 is not 1000000.6, and a tiny number is not another tiny one.
+    The allowance is a millionth of the larger one, and where both have an end, so that no rounding is needed, it is
+    never more than a millionth: 1000000.5 is not 1000000.6, and a tiny number is not another tiny one. Which of the two
+    is the gold answer makes no difference.
     """
-    value, target = prediction.value, gold.value
-    values = [value]
+    pairs = [(prediction.value, gold.value)]
     if prediction.percent != gold.percent:
-        values.append(value / 100 if prediction.percent else value * 100)
-    if target in values:
+        pairs.append((prediction.value / (100 if prediction.percent else 1), gold.value / (100 if gold.percent else 1)))
+    if any(a == b for a, b in pairs):
         return True
     if not (prediction.decimal or gold.decimal):
         return False
-    ends = all(pow(10, d.bit_length(), d) == 0 for d in (value.denominator, target.denominator))
-    allowed = TOLERANCE * (min(1, abs(target)) if ends else abs(target))  # type: ignore[operator]  # the lesser of an int and a fraction is a number
-    return any(abs(value - target) <= allowed for value in values)
+    ends = all(pow(10, d.bit_length(), d) == 0 for d in (prediction.value.denominator, gold.value.denominator))
+    return any(abs(a - b) <= TOLERANCE * min(max(abs(a), abs(b)), 1 if ends else math.inf) for a, b in pairs)
 
 
 def spelled(number: Numeral) -> str:
