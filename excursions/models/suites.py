@@ -24,7 +24,7 @@ from excursions.results import tables as results
 # What is downloaded of a model: nothing but what loading it reads.
 TEXT_FILES = (
     "config.json generation_config.json tokenizer.json tokenizer_config.json special_tokens_map.json "
-    "added_tokens.json vocab.json merges.txt tokenizer.model"
+    "added_tokens.json chat_template.jinja vocab.json merges.txt tokenizer.model"
 ).split()
 SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]  # where there are no safetensors
