@@ -119,7 +119,12 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         )
         added.add_argument("--threads", type=COUNT, help="on a CPU (default: OMP_NUM_THREADS, or else all cores)")
 
-    command(commands.data, "Checks the data and writes what was counted.", "--scale smoke", suite=False)
+    command(
+        commands.data,
+        "Checks the data and the tokenizer, shows a prompt of each kind token by token, and writes what was counted.",
+        "--scale smoke",
+        "--scale paper --suite pythia-1b",
+    )
     added = command(
         commands.pretrain,
         "Pretrains a suite of checkpoints.",

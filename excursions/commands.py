@@ -41,11 +41,25 @@ def check(args: argparse.Namespace) -> None:
 
 def data(args: argparse.Namespace) -> None:
     from excursions.data.checks import check_data
+    from excursions.data.loading import load_questions
+    from excursions.data.prompts import check_round_trip, describe_prompts
+    from excursions.data.source import open_source
     from excursions.files import write_json
+    from excursions.models.suites import prepare_suite
+    from excursions.tokens import read_tokenizer
 
-    found = check_data(_scale(args))
-    write_json(args.root / "results" / args.scale / "data.json", found)
-    print(json.dumps(found, indent=1))
+    study, scale, suite = args.study, _scale(args), args.study.checkpoint_suite(args.suite)
+    found, questions = check_data(scale), load_questions(scale)
+    if suite in study.public_suites:
+        first = next(iter(study.public_suites[suite].checkpoints))
+        tokenizer = read_tokenizer(str(prepare_suite(study, args.scale, suite, [first], args.root)[first]))
+    else:
+        tokenizer = open_source(scale).tokenizer()
+    check_round_trip(tokenizer, [text for q in questions.train[:100] for text in (q.text, *q.solutions[:1])])
+    print(describe_prompts(tokenizer, questions, scale.questions, scale.evaluate.shots), file=sys.stderr)
+    if args.suite == "main":
+        write_json(args.root / "results" / args.scale / "data.json", found)
+    print(json.dumps(found, indent=1))  # alone on standard output
 
 
 def pretrain(args: argparse.Namespace) -> None:
@@ -91,12 +105,10 @@ def show(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     from excursions.evaluation import protocol
 
-    if args.compare:
-        found = protocol.compare(*args.compare)
-    elif args.benchmark:
-        found = _evaluate_by_protocol(args)
-    else:
-        return _evaluate_split(args)
+    if not (args.compare or args.benchmark):
+        _evaluate_split(args)
+        return
+    found = protocol.compare(*args.compare) if args.compare else _evaluate_by_protocol(args)
     print(json.dumps(found, indent=1) if args.json else "\n".join(protocol.describe(found)))
 
 
@@ -266,12 +278,14 @@ def _scale(args: argparse.Namespace) -> params.Scale:
 
 def _scale_with(study: Study, benchmark: str | None) -> str:
     """The scale that has a benchmark: nano before all others. Raises UserError if there is none."""
-    by_benchmark: dict[str, str] = {}
+    if benchmark is None:
+        return "nano"
+    scales: dict[str, str] = {}
     for name in sorted(study.blocks, key=lambda name: name != "nano"):
         questions = study.scale(name).questions
-        for found in (questions.easy, questions.hard):
-            by_benchmark.setdefault(found or "", name)
-    return by_benchmark[params.one_of(benchmark, [*filter(None, by_benchmark)], "benchmark")] if benchmark else "nano"
+        for found in filter(None, (questions.easy, questions.hard)):
+            scales.setdefault(found, name)
+    return scales[params.one_of(benchmark, scales, "benchmark")]
 
 
 def _check_evaluate(args: argparse.Namespace) -> None:

@@ -73,4 +73,7 @@ def test_sample_evaluate_and_plan_on_a_checkpoint(project, capsys):
 def test_data_report_is_written(project, capsys):
     assert main(["data", "--root", str(project), "--scale", "smoke"]) == 0
     found = json.loads((project / "results/smoke/data.json").read_text())
-    assert found["questions"]["train"] == 16 and found == json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert found["questions"]["train"] == 16 and found == json.loads(printed.out)
+    assert all(f"{benchmark}, {shots}-shot, plain" in printed.err for benchmark in ("easy", "hard") for shots in (0, 2))
+    assert printed.err.count(":'question'") == 4 and printed.err.count(":'<eos>'\n") == 2, "prompts and solutions"
