@@ -81,7 +81,8 @@ def write_params(root: Path, scale: params.Scale) -> None:
     """The project's params.yaml with `scale` as its paper block and that scale to run, for commands in `root`."""
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     paper = json.loads(json.dumps(asdict(scale)))
-    raw |= {"scales": ["paper"], "checkpoints": list(CHECKPOINTS), "more_seeds": {}, "paper": paper}
+    public = {name: suite for name, suite in raw["suites"].items() if "model" in suite}  # the others name checkpoints
+    raw |= {"scales": ["paper"], "checkpoints": list(CHECKPOINTS), "more_seeds": {}, "paper": paper, "suites": public}
     (root / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
 
 
