@@ -119,11 +119,15 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         )
         added.add_argument("--threads", type=COUNT, help="on a CPU (default: OMP_NUM_THREADS, or else all cores)")
 
-    command(
+    added = command(
         commands.data,
         "Checks the data and the tokenizer, shows a prompt of each kind token by token, and writes what was counted.",
         "--scale smoke",
         "--scale paper --suite pythia-1b",
+        "--report",
+    )
+    added.add_argument(
+        "--report", action="store_true", help="measure the pretrained suite, too, and write docs/calibration.md"
     )
     added = command(
         commands.pretrain,

@@ -60,6 +60,14 @@ def data(args: argparse.Namespace) -> None:
     if args.suite == "main":
         write_json(args.root / "results" / args.scale / "data.json", found)
     print(json.dumps(found, indent=1))  # alone on standard output
+    if args.report:
+        _report(args)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from excursions.study.calibration import write_report
+
+    print(write_report(args.study, args.scale, args.root))
 
 
 def pretrain(args: argparse.Namespace) -> None:

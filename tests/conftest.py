@@ -60,12 +60,3 @@ def hub_scale(hub_project, shared):
     from hub_project import make_scale
 
     return make_scale(hub_project, shared)
-
-
-def pytest_collection_modifyitems(items):
-    """Tests that are known to fail since the library was rebuilt are named in to_mend.txt, so that new failures show.
-    The list is to shrink to nothing; a test that passes again leaves it."""
-    known = (ROOT / "tests" / "to_mend.txt").read_text(encoding="utf-8").splitlines()
-    for item in items:
-        if any(item.nodeid == name or item.nodeid.startswith(f"{name}[") for name in known):
-            item.add_marker(pytest.mark.xfail(reason="known to fail, named in tests/to_mend.txt", strict=False))

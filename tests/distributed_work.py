@@ -44,7 +44,7 @@ def grade_by_text(tokenizer, found, golds, questions):
 def start(scale: params.Scale, processes: Processes):
     tokenizer = corpus.tokenizer(scale.questions.seed)
     model = processes.place(build_model(scale.model, tokenizer, seed=0))
-    engine = TorchEngine(processes.plain(model), tokenizer.eos_token_id, len(tokenizer))
+    engine = TorchEngine(processes.plain(model), tokenizer.eos_token_id, len(tokenizer), tokenizer=tokenizer)
     return model, tokenizer, engine
 
 

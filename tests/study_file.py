@@ -19,8 +19,11 @@ HEAD = {
 
 
 def read_study(**head) -> dict:
-    """params.yaml as it is read, a new one at each call, with HEAD and then `head` as its top-level keys."""
-    return yaml.safe_load(FILE.read_text(encoding="utf-8")) | HEAD | head
+    """params.yaml as it is read, a new one at each call, with HEAD, the public suites alone, and then `head` as its
+    top-level keys."""
+    raw = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    public = {name: suite for name, suite in raw["suites"].items() if "model" in suite}
+    return raw | HEAD | {"suites": public} | head
 
 
 def write_study(root: Path, **head) -> Study:

@@ -68,11 +68,11 @@ def test_more_processes_than_gpus_is_one_sentence(monkeypatch):
 def test_a_sampler_that_is_not_the_policy_stops_the_run(smoke):
     tokenizer = corpus.tokenizer(smoke.questions.seed)
     model, other = (build_model(smoke.model, tokenizer, seed).eval() for seed in (0, 1))
-    engine = TorchEngine(other, tokenizer.eos_token_id, len(tokenizer))
+    engine = TorchEngine(other, tokenizer.eos_token_id, len(tokenizer), tokenizer=tokenizer)
     engine.load_weights = lambda model: None
     scale = replace(smoke, rl=replace(smoke.rl, kl=0.1), engine=replace(smoke.engine, importance_cap=2.0))  # kl: scored
     with pytest.raises(UserError, match="differ by .* accepted: up to engine.max_logp_difference = 0.001"):
-        training("rl", model, tokenizer, engine, scale, 0).update(1)
+        training("rl", model, tokenizer, engine, scale, 0, Processes()).update(1)
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(smoke, tmp_path, monkeypatch):

@@ -242,6 +242,13 @@ def test_a_run_whose_algorithm_was_edited_is_computed_again(project, smoke, chan
     assert [status(run, smoke, project) for run in changed] == ["there", "code changed", "code changed"]
 
 
+def test_an_edited_general_benchmark_is_measured_again(project, smoke, changed, monkeypatch, capsys):
+    measured = equality.measure_general
+    monkeypatch.setattr(equality, "measure_general", lambda *args: measured(*args).assign(correct=2))
+    assert equality.show_runs(changed[:1], smoke, project) == changed[:1]
+    assert "the answers to 100.0% of the general items differ" in capsys.readouterr().out
+
+
 def test_a_null_parameter_changes_no_fingerprint(project, smoke):
     run = Run("smoke", "main", "p88", "rl", 0)
     before = fingerprint(run, smoke, project)

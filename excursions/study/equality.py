@@ -1,9 +1,10 @@
 """Shows that changed code computes what the code before it did, without computing the runs again.
 
-Of a run the first training steps are done again, and some of its test questions and general items are measured again
-before training; all of it is compared with what the run left behind. On the machine that made it every number must be
-the same; elsewhere rounding differs, and a rare draw goes another way, so numbers may differ by TOLERANCE. Then
-run.json is stamped with the new digest and with how it was shown. What is not equal is to be computed again.
+Of a run the first training steps are done again, and some of its test questions are measured again before training; of
+`base`, which is not trained, the general benchmarks as well. All of it is compared with what the run left behind. On
+the machine that made it every number must be the same; elsewhere rounding differs, and a rare draw goes another way, so
+numbers may differ by TOLERANCE. Then run.json is stamped with the new digest and with how it was shown. What is not
+equal is to be computed again.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from excursions.evaluation.outcomes import make_exam
+from excursions.data.source import open_source
+from excursions.evaluation.outcomes import make_exam, measure_general
 from excursions.files import write_json
 from excursions.models.model import one_thread
 from excursions.models.processes import Processes
 from excursions.params import Scale
 from excursions.progress import Progress
+from excursions.recipes import RECIPES
 from excursions.results import tables
 from excursions.rollout.engines import start_engine
 from excursions.study import code, provenance
@@ -61,11 +64,15 @@ def show(run: Run, scale: Scale, root: Path) -> str | None:
     found["code"] = {
         "digest": code_digest(run, scale),
         "modules": code.run_modules(run.recipe, scale),
-        "shown": f"{STEPS} training steps and {QUESTIONS} questions a benchmark done again, equal {how}",
+        "shown": f"{_again(run)} and {QUESTIONS} questions a benchmark done again, equal {how}",
         "computed_by": found["code"].get("computed_by", found["code"]["digest"]),
     }
     write_json(run.folder(root) / "run.json", found)
     return None
+
+
+def _again(run: Run) -> str:
+    return "the general benchmarks" if RECIPES[run.recipe].make is None else f"{STEPS} training steps"
 
 
 def compare(run: Run, scale: Scale, root: Path) -> tuple[str | None, float]:
@@ -86,6 +93,12 @@ def compare(run: Run, scale: Scale, root: Path) -> tuple[str | None, float]:
             largest = max(largest, gap.max() if gap.notna().any() else 0.0)
             if gap.mean() > TOLERANCE:
                 return f"{name} samples before training differ by {gap.mean():.2g} of their number", largest
+        if RECIPES[run.recipe].make is None:
+            items = measure_general(processes.plain(model), tokenizer, open_source(scale).general(), processes)
+            share = _changed(items, tables.load_run(folder, "general"))
+            largest = max(largest, share)
+            if share > TOLERANCE:
+                return f"the answers to {share:.1%} of the general items differ", largest
         work = job.training()
         for step in range(1, min(STEPS, work.steps) + 1):
             metrics = work.update(step)
@@ -98,6 +111,15 @@ def compare(run: Run, scale: Scale, root: Path) -> tuple[str | None, float]:
                 if gap > TOLERANCE and not name.startswith("sampling/"):  # rounding itself, no result
                     return f"{name} of step {step} is {value:.6g}, it was {written[name]:.6g}", largest
     return None, largest
+
+
+def _changed(items: pd.DataFrame, before: pd.DataFrame) -> float:
+    """The share of general items that are answered another way; an item that is in one of the two alone counts."""
+    keys = ["benchmark", "item_id"]
+    both = items.astype({key: str for key in keys}).merge(
+        before.astype({key: str for key in keys}), on=keys, how="outer", suffixes=("", "_before")
+    )
+    return float((both["correct"] != both["correct_before"]).mean())
 
 
 def _gap(value: float, before: float) -> float:
