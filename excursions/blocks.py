@@ -175,6 +175,14 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (arXiv 2106.09685) on all linear layers, trained in place of the weights."""
+
+    rank: int = key("of the two matrices", Range(1, 2**17))
+    alpha: float = key("the update is alpha / rank times their product", POSITIVE)
+
+
+@dataclass(frozen=True)
 class Engine:
     """What samples the completions."""
 
@@ -215,6 +223,7 @@ class Scale:
     evaluate: Evaluate = key("what is measured, and how often")
     engine: Engine = key("what samples the completions")
     workers: int = key("runs at the same time", Range(1, 1024), "processes")
+    lora: Lora | None = key("what is trained in place of the weights; null: all weights are", default=None)
     overrides: typing.Any = key(
         "values that one recipe sees instead", "null, or {recipe: {block: {key: value}}}", default=None, hash=False
     )

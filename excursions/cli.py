@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from excursions import __version__, commands
 from excursions.keys import Range, nearest
-from excursions.params import RECIPES, SEED, UserError
+from excursions.params import ENGINES, RECIPES, SEED, UserError
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -112,11 +112,19 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
 
     def which_model(added: Parser) -> None:
         added.add_argument("--checkpoint", metavar="pNN", help="a checkpoint of the suite (default: its last)")
-        added.add_argument("--model", type=Path, help="any Hugging Face folder of a model, instead")
+        added.add_argument("--model", metavar="FOLDER|NAME[@REVISION]", help="any Hugging Face model, instead")
         added.add_argument("--shots", type=NATURAL, default=0, help="worked examples in the prompt (default: 0)")
+        added.add_argument(
+            "--engine", choices=ENGINES, help="what samples (default: that of the scale; transformers for --model)"
+        )
+        added.add_argument("--threads", type=COUNT, help="on a CPU (default: OMP_NUM_THREADS, or else all cores)")
 
     added = command(
-        commands.data, "Checks the data and writes what was counted.", "--scale smoke", "--report", suite=False
+        commands.data,
+        "Checks the data and the tokenizer, shows a prompt of each kind token by token, and writes what was counted.",
+        "--scale smoke",
+        "--scale paper --suite pythia-1b",
+        "--report",
     )
     added.add_argument(
         "--report", action="store_true", help="measure the pretrained suite, too, and write docs/calibration.md"
@@ -149,16 +157,25 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     )
     added = command(
         commands.evaluate,
-        "Measures any checkpoint folder: pass@k on the questions of a split, and the general benchmarks.",
+        "Measures any model: pass@k on questions of the study, or on one benchmark's test set as the paper does.",
         "--checkpoint p40 --shots 2 --general",
         "--model trained/nano/main/p40/rl/seed-0",
+        "--model EleutherAI/pythia-1b@step3000 --benchmark gsm8k --shots 8 --samples 32 --keep a.jsonl",
+        "--compare a.jsonl b.jsonl",
     )
     which_model(added)
-    added.add_argument(
-        "--split", choices=("train", "validation", "test"), default="validation", help="default: validation"
-    )
-    added.add_argument("--questions", type=COUNT, default=50, help="questions per benchmark (default: 50)")
+    added.set_defaults(scale=None)  # the one that has the benchmark
+    added.add_argument("--split", choices=("train", "validation", "test"), help="of the study (default: validation)")
     added.add_argument("--general", action="store_true", help="the six general benchmarks too")
+    added.add_argument("--benchmark", help="the test set of this one, e.g. gsm8k of scale paper, instead")
+    added.add_argument("--questions", type=COUNT, help="of a benchmark (default: 50; with --benchmark all)")
+    added.add_argument("--samples", type=COUNT, help="of each question (default: evaluate.samples of the scale)")
+    added.add_argument("--max-new-tokens", type=COUNT, help="default: evaluate.max_new_tokens of the scale")
+    added.add_argument("--keep", type=Path, help="a file for prompts, completions and grades, as JSON lines")
+    added.add_argument("--json", action="store_true", help="print JSON")
+    added.add_argument(
+        "--compare", nargs=2, type=Path, metavar="KEPT", help="two files of --keep in pairs; measures nothing"
+    )
     added = command(
         commands.notebook,
         "Runs one notebook and writes its figures, claims and report.",

@@ -18,13 +18,18 @@ from excursions.params import RECIPES, Study, UserError
 
 def check(args: argparse.Namespace) -> None:
     """Looks up all that the arguments name, in params.yaml and by their form. Raises UserError."""
+    if args.run is evaluate:
+        _check_evaluate(args)
+        if args.compare:
+            return
     for what in ("scale", "suite"):
-        if hasattr(args, what):
+        if getattr(args, what, None) is not None:
             params.checked_name(getattr(args, what), what)
     if hasattr(args, "scale"):
         file = args.root / "params.yaml"
         if file.is_file() or args.run not in (notebook, site, claims):
             args.study = params.load(file)
+            args.scale = args.scale or _scale_with(args.study, args.benchmark)
             _scale(args)
     if hasattr(args, "recipe"):
         _cells(args)
@@ -36,11 +41,25 @@ def check(args: argparse.Namespace) -> None:
 
 def data(args: argparse.Namespace) -> None:
     from excursions.data.checks import check_data
+    from excursions.data.loading import load_questions
+    from excursions.data.prompts import check_round_trip, describe_prompts
+    from excursions.data.source import open_source
     from excursions.files import write_json
+    from excursions.models.suites import prepare_suite
+    from excursions.tokens import read_tokenizer
 
-    found = check_data(_scale(args))
-    write_json(args.root / "results" / args.scale / "data.json", found)
-    print(json.dumps(found, indent=1))
+    study, scale, suite = args.study, _scale(args), args.study.checkpoint_suite(args.suite)
+    found, questions = check_data(scale), load_questions(scale)
+    if suite in study.public_suites:
+        first = next(iter(study.public_suites[suite].checkpoints))
+        tokenizer = read_tokenizer(str(prepare_suite(study, args.scale, suite, [first], args.root)[first]))
+    else:
+        tokenizer = open_source(scale).tokenizer()
+    check_round_trip(tokenizer, [text for q in questions.train[:100] for text in (q.text, *q.solutions[:1])])
+    print(describe_prompts(tokenizer, questions, scale.questions, scale.evaluate.shots), file=sys.stderr)
+    if args.suite == "main":
+        write_json(args.root / "results" / args.scale / "data.json", found)
+    print(json.dumps(found, indent=1))  # alone on standard output
     if args.report:
         _report(args)
 
@@ -92,21 +111,43 @@ def show(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    from excursions.evaluation import protocol
+
+    if not (args.compare or args.benchmark):
+        _evaluate_split(args)
+        return
+    found = protocol.compare(*args.compare) if args.compare else _evaluate_by_protocol(args)
+    print(json.dumps(found, indent=1) if args.json else "\n".join(protocol.describe(found)))
+
+
+def _evaluate_by_protocol(args: argparse.Namespace) -> dict:
+    from excursions.evaluation.protocol import measure, protocol_exam
+    from excursions.models.processes import Processes
+
+    scale = _asked(args)
+    exam = protocol_exam(scale, args.benchmark, args.shots, args.questions, scale.evaluate)
+    _, tokenizer, engine = _loaded(args)
+    name = args.model or f"{args.suite} {_checkpoint(args)}"
+    return measure(exam, name, engine, tokenizer, Processes(), args.keep)
+
+
+def _evaluate_split(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from excursions.data.source import open_source
     from excursions.evaluation.outcomes import make_exam, measure_general, measure_outcomes
-    from excursions.findings import statistics
+    from excursions.evaluation.protocol import shares
     from excursions.models.processes import Processes
 
-    scale, model, tokenizer, engine = _loaded(args)
-    exam = make_exam(scale, args.split, args.questions, args.shots)
+    scale, split = _asked(args), args.split or "validation"
+    model, tokenizer, engine = _loaded(args)
+    exam = make_exam(scale, split, args.questions or 50, args.shots)
     rows = pd.DataFrame(measure_outcomes(exam, engine, tokenizer, Processes())[0])
-    print(f"{args.split} questions, {args.shots}-shot, {scale.evaluate.samples} samples each")
+    print(f"{split} questions, {args.shots}-shot, {scale.evaluate.samples} samples each; Wilson's 95% intervals")
     for benchmark, of_it in rows.groupby("benchmark"):
-        ks = [k for k in (1, 8, 32) if k <= scale.evaluate.samples]
-        shown_ks = (f"pass@{k} {statistics.pass_at_k(of_it.n, of_it.correct, k).mean() * 100:5.1f}%" for k in ks)
-        print(f"{benchmark:14} {len(of_it):5} questions  " + "  ".join(shown_ks))
+        found = shares(of_it.n.to_numpy(), of_it.correct.to_numpy())
+        shown = (f"{name} {p['estimate']:5.1f}% [{p['low']:.1f}, {p['high']:.1f}]" for name, p in found.items())
+        print(f"{benchmark:14} {len(of_it):5} questions  " + "  ".join(shown))
     if args.general:
         items = measure_general(model, tokenizer, open_source(scale).general(), Processes())
         for benchmark, of_it in items.groupby("benchmark", sort=False):
@@ -184,7 +225,7 @@ def sample(args: argparse.Namespace) -> None:
     question = known[
         params.one_of(args.question, list(known), "question") if args.question else questions.validation[0].id
     ]
-    _, _, tokenizer, engine = _loaded(args)
+    _, tokenizer, engine = _loaded(args)
     how = replace(scale.evaluate, samples=args.n, temperature=args.temperature, kept_samples=args.n)
     shown, steps = few_shot_examples(scale, args.shots), open_source(scale).check_steps()
     exam = Exam((question,), shown, scale.questions, how, frozenset([question.id]), steps)
@@ -248,6 +289,29 @@ def _scale(args: argparse.Namespace) -> params.Scale:
     return args.study.scale(args.scale, getattr(args, "suite", "main"))
 
 
+def _scale_with(study: Study, benchmark: str | None) -> str:
+    """The scale that has a benchmark: nano before all others. Raises UserError if there is none."""
+    if benchmark is None:
+        return "nano"
+    scales: dict[str, str] = {}
+    for name in sorted(study.blocks, key=lambda name: name != "nano"):
+        questions = study.scale(name).questions
+        for found in filter(None, (questions.easy, questions.hard)):
+            scales.setdefault(found, name)
+    return scales[params.one_of(benchmark, scales, "benchmark")]
+
+
+def _check_evaluate(args: argparse.Namespace) -> None:
+    """Raises UserError for options that do not go together."""
+    useless = ("split", "general") if args.benchmark else ("json", "keep")
+    if args.compare:
+        useless = ("benchmark", "model", "checkpoint", "split", "general", "keep")
+    by = "--compare" if args.compare else "--benchmark" if args.benchmark else "evaluate without --benchmark"
+    for name in useless:
+        if getattr(args, name):
+            raise UserError(f"{by} takes no --{name}. `excursions evaluate --help` tells more.")
+
+
 def _cells(args: argparse.Namespace) -> list[tuple[str, str, str, str, int]]:
     """The runs named by --checkpoint, --recipe and --seed, each of them all of params.yaml by default, each once."""
     study = args.study
@@ -301,20 +365,29 @@ def _parameters(pairs: Iterable[str]) -> dict[str, object]:
     return found
 
 
+def _asked(args: argparse.Namespace) -> params.Scale:
+    """The scale with the numbers that `evaluate` is given."""
+    scale = _scale(args)
+    given = {name: getattr(args, name) for name in ("samples", "max_new_tokens") if getattr(args, name)}
+    return replace(scale, evaluate=replace(scale.evaluate, **given))
+
+
 def _loaded(args: argparse.Namespace) -> tuple:
-    """The scale, and the model of --model or --checkpoint with its tokenizer and an engine that samples from it."""
-    from excursions.models.model import load_model, one_thread
-    from excursions.models.suites import prepare_suite
+    """The model of --model or --checkpoint on its device, its tokenizer, and an engine that samples from it."""
+    from excursions.models.model import load_model, use_machine
+    from excursions.models.suites import checkpoint_folder, find_model, prepare_suite
     from excursions.rollout.engines import start_engine
 
-    one_thread()
-    study, scale = args.study, _scale(args)
-    folder = args.model
-    if folder is None:
+    device = use_machine(args.threads)
+    study, scale, suite = args.study, _scale(args), args.study.checkpoint_suite(args.suite)
+    if args.model is not None:
+        folder = find_model(args.model)
+    elif suite in study.public_suites:
         name = _checkpoint(args)
-        if args.suite in study.public_suites:
-            folder = prepare_suite(study, args.scale, args.suite, [name], args.root)[name]
-        else:
-            folder = args.root / "checkpoints" / args.scale / args.suite / name
+        folder = prepare_suite(study, args.scale, suite, [name], args.root)[name]
+    else:
+        folder = checkpoint_folder(args.root, args.scale, suite, _checkpoint(args))
     model, tokenizer = load_model(folder)
-    return scale, model, tokenizer, start_engine(scale.engine, model, tokenizer)
+    model.to(device)
+    name = args.engine or (scale.engine.name if args.model is None else "transformers")
+    return model, tokenizer, start_engine(replace(scale.engine, name=name), model, tokenizer)

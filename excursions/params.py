@@ -14,11 +14,11 @@ from excursions.blocks import (
     BLOCKS,
     CHECKPOINT,
     ENGINES,
-    POSITIVE,
     SEED,
     Engine,
     Evaluate,
     Hub,
+    Lora,
     Model,
     Parallel,
     Pretrain,
@@ -50,14 +50,6 @@ class Revision:
 
 
 @dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters (arXiv 2106.09685) on all linear layers, trained in place of the weights."""
-
-    rank: int = key("of the two matrices", Range(1, 2**17))
-    alpha: float = key("the update is alpha / rank times their product", POSITIVE)
-
-
-@dataclass(frozen=True)
 class PublicSuite:
     """Public checkpoints that runs can start from instead of our own pretraining."""
 
@@ -65,7 +57,7 @@ class PublicSuite:
     total_tokens: int = key("of its whole pretraining", Range(1, 10**16), "tokens")
     checkpoints: dict[str, Revision] = key("names of any form")
     style: Style | None = key("how the models are asked; null: as the scale's questions say", default=None)
-    lora: Lora | None = key("what is trained in place of the weights; null: all weights are", default=None)
+    lora: Lora | None = key("what is trained in place of the weights; null: as the scale says", default=None)
 
 
 @dataclass(frozen=True)
@@ -109,10 +101,14 @@ class Study(Top):
         return {name: suite for name, suite in self.suites.items() if isinstance(suite, PublicSuite)}
 
     def scale(self, name: str, suite: str = "main") -> Scale:
-        """The block of one scale as a suite sees it. Raises UserError for an unknown scale, and for overrides of the
-        suite that do not go with this scale."""
+        """The block of one scale as a suite sees it: with its overrides, or with the style and the adapters of the
+        public suite that its checkpoints are of. Raises UserError for an unknown scale, and for overrides of the suite
+        that do not go with this scale."""
         scale = self.blocks[one_of(name, self.blocks, f"scale in {self.path}")]
-        own = self.suites.get(suite)
+        own, lender = self.suites.get(suite), self.suites.get(self.checkpoint_suite(suite))
+        if isinstance(lender, PublicSuite):
+            questions = replace(scale.questions, style=lender.style or scale.questions.style)
+            scale = replace(scale, questions=questions, lora=lender.lora or scale.lora)
         if isinstance(own, OwnSuite) and own.overrides:
             scale = _changed(scale, own.overrides, f"{self.path}: {name}", f"suites.{suite}.overrides")
         return scale
@@ -223,8 +219,11 @@ def _typed(raw: object, path: Path, where: str) -> dict[str, dict[str, typing.An
 
 def _changed(scale: Scale, values: dict, where: str, by: str) -> Scale:
     """The scale with overrides, checked as a whole. where: '<file>: <scale>'; by: the key that overrides."""
-    if "hub" in values and scale.hub is None:
-        raise UserError(f"{where}.hub is null, and '{by}' would change its keys; accepted: a block that is there.")
+    for block in values:
+        if getattr(scale, block) is None:
+            raise UserError(
+                f"{where}.{block} is null, and '{by}' would change its keys; accepted: a block that is there."
+            )
     changed = scale.changed(values)
     check_scale(changed, where, f" with '{by}'")
     return changed

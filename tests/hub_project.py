@@ -9,12 +9,12 @@ from pathlib import Path
 
 import yaml
 from general_copies import hub_rows, write_copies
+from study_file import read_study
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 from excursions import params
 from excursions.models.model import build_model, count_parameters, save_model
-from excursions.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINTS = {
@@ -80,10 +80,8 @@ def make_project(root: Path, shared: Path) -> Path:
 
 def write_params(root: Path, scale: params.Scale) -> None:
     """The project's params.yaml with `scale` as its paper block and that scale to run, for commands in `root`."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     paper = json.loads(json.dumps(asdict(scale)))
-    raw |= {"scales": ["paper"], "checkpoints": list(CHECKPOINTS), "seeds": [0], "more_seeds": {}, "keep_models": []}
-    raw |= {"recipes": list(RECIPES), "paper": paper}
+    raw = read_study(scales=["paper"], checkpoints=list(CHECKPOINTS), seeds=[0], paper=paper)
     (root / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
 
 

@@ -33,7 +33,7 @@ def project(suite, tmp_path):
         (["pretrain", "--scale", "smoke", "--suite", "pythia-1b"], "is a public suite of params.yaml"),
         (["plan", "--scale", "smoke", "--recipe", "sft-rl"], "Did you mean 'sft_rl'?"),
         (["sample", "--scale", "smoke", "--question", "easy-test-99"], "There is no question 'easy-test-99'"),
-        (["sample", "--model", "nowhere"], "The checkpoint nowhere has no file config.json"),
+        (["sample", "--model", "nowhere"], "nowhere (--model), revision main, could not be downloaded"),
         (["claims", "--scale", "smoke"], "claims"),
         (["export", "--scale", "smoke"], "results"),
         (["grade", "--pred", "5"], "grade needs --pred and --gold, or --jsonl FILE"),
@@ -64,7 +64,8 @@ def test_sample_evaluate_and_plan_on_a_checkpoint(project, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert "[gold:" in printed[0] and len(printed) == 4 and all(line[:5] in ("right", "wrong") for line in printed[1:])
     assert main(["evaluate", *where, "--questions", "2"]) == 0
-    assert "validation questions, 0-shot" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "validation questions, 0-shot" in printed and "Wilson" in printed and "pass@1" in printed
     assert main(["plan", *where, "--checkpoint", "p88", "--recipe", "rl"]) == 0
     assert "to compute" in capsys.readouterr().out
 
@@ -72,4 +73,7 @@ def test_sample_evaluate_and_plan_on_a_checkpoint(project, capsys):
 def test_data_report_is_written(project, capsys):
     assert main(["data", "--root", str(project), "--scale", "smoke"]) == 0
     found = json.loads((project / "results/smoke/data.json").read_text())
-    assert found["questions"]["train"] == 16 and found == json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert found["questions"]["train"] == 16 and found == json.loads(printed.out)
+    assert all(f"{benchmark}, {shots}-shot, plain" in printed.err for benchmark in ("easy", "hard") for shots in (0, 2))
+    assert printed.err.count(":'question'") == 4 and printed.err.count(":'<eos>'\n") == 2, "prompts and solutions"

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from excursions.cli import main
 from excursions.evaluation.protocol import compare, load_kept, measure, protocol_exam, summary
 from excursions.models.model import load_model
 from excursions.models.processes import Processes
@@ -86,3 +87,56 @@ def test_of_public_data_one_benchmark_alone_is_read(hub_scale):
     assert len(exam.examples) == 8 and len(exam.asked) == 4
     whole = protocol_exam(hub_scale, "math", 2, None, hub_scale.evaluate)
     assert {q.benchmark for q in whole.asked + whole.examples} == {"math"}
+
+
+def test_evaluate_measures_keeps_and_compares_models_by_their_folders(hub_project, tmp_path, capsys):
+    kept = {name: tmp_path / f"{name}.jsonl" for name in ("p08", "p88")}
+    asked = ["--benchmark", "gsm8k", "--shots", "2", "--questions", "3", "--samples", "8", "--max-new-tokens", "12"]
+    for name, file in kept.items():
+        folder = str(hub_project / "checkpoints" / "paper" / "main" / name)
+        command = [
+            "evaluate",
+            "--root",
+            str(hub_project),
+            "--model",
+            folder,
+            *asked,
+            "--keep",
+            str(file),
+            "--threads",
+            "1",
+        ]
+        assert main([*command, *(["--json"] if name == "p08" else [])]) == 0
+        printed = capsys.readouterr().out
+        about, samples = load_kept(file)
+        assert len(samples) == 24 and about["model"] == folder and about["max_new_tokens"] == 12
+        if name == "p08":  # --scale was not given: the one that has gsm8k is taken
+            assert json.loads(printed) == about | summary(samples)
+        else:
+            assert "3 questions, 2-shot, 8 samples each at T = 0.6" in printed and "Wilson" in printed
+            assert all(f"pass@{k} " in printed for k in (1, 8)) and "pass@32" not in printed
+    assert main(["evaluate", "--compare", *map(str, kept.values()), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == compare(*kept.values())
+    assert main(["evaluate", "--compare", *map(str, kept.values())]) == 0
+    assert "points" in (printed := capsys.readouterr().out) and "paired" in printed
+
+
+def test_engines_answer_alike(hub_project, tmp_path, capsys):
+    """What samples is a matter of speed: nearly all completions are the same, and so are their seeds."""
+    command = [
+        "evaluate",
+        "--root",
+        str(hub_project),
+        "--scale",
+        "paper",
+        "--checkpoint",
+        "p88",
+        "--benchmark",
+        "gsm8k",
+    ]
+    for engine in ("torch", "transformers"):
+        keep = ["--engine", engine, "--questions", "3", "--keep", str(tmp_path / engine)]
+        assert main([*command, "--samples", "4", *keep]) == 0
+    (_, a), (_, b) = (load_kept(tmp_path / engine) for engine in ("torch", "transformers"))
+    assert sum(x["completion"] == y["completion"] for x, y in zip(a, b, strict=True)) >= 11
+    assert len({row["completion"] for row in a}) > 6

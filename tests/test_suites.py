@@ -1,6 +1,8 @@
 """Public suites: a few lines of params.yaml make checkpoints of any architecture and form ready to start from."""
 
+import copy
 import fnmatch
+import gzip
 import json
 import shutil
 from dataclasses import asdict, replace
@@ -24,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from excursions import cli, params
+from excursions import cli, params, tree
 from excursions.commands import suite_checkpoints
 from excursions.models.model import count_parameters, load_model, weight_files
 from excursions.models.processes import Processes
@@ -33,11 +35,15 @@ from excursions.models.suites import checkpoint_folder, prepare_suite
 from excursions.params import PublicSuite, Revision, UserError
 from excursions.results import tables as results
 from excursions.study.one_run import train_run
-from excursions.study.run import Run
+from excursions.study.run import Run, parameters
+from excursions.training.optimizers import adamw
 from excursions.training.sft import Example, completion_loss
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
+LORA = params.Lora(2, 4)
+CHAT = params.Style(chat=True, instruction="Say #### 5.")
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
 SENTENCES = ["the cat sat on the mat .", "two apples and three apples are five apples .", "#### 5"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -387,6 +393,90 @@ def test_grpo_scores_other_architectures_as_a_full_forward_does(architecture):
         torch.autograd.grad(logp_bt.sum(), weights), torch.autograd.grad(total, weights), strict=True
     ):
         torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_adapters_alone_are_trained_and_merged_they_are_the_model(architecture):
+    start, processes = tiny(architecture), Processes()
+    model = processes.place(tiny(architecture), LORA, seed=3)
+    first = {name: p.detach().clone() for name, p in model.named_parameters()}
+    plain = processes.plain(model).state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in start.state_dict().items()), "it begins as it was"
+    optimizer = adamw(model, 1e-2, (0.9, 0.99), 0.0)
+    for _ in range(3):
+        completion_loss(model, [Example([5, 6, 7], [8, 9, 0])], 0).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, first[name])}
+    assert moved and all("lora_" in name for name in moved)
+    merged = processes.plain(model)
+    changed = {name for name, value in merged.state_dict().items() if not torch.equal(value, start.state_dict()[name])}
+    assert changed and not any("embed" in name or "norm" in name or "head" in name for name in changed)
+    asked = ([[5, 6, 7]], [[[8, 9, 0], [10, 11]]])
+    with torch.no_grad():
+        ours, theirs = (completion_logprobs(each, *asked)[0] for each in (model.eval(), merged))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    again = dict(Processes().place(tiny(architecture), LORA, seed=3).named_parameters())
+    assert all(torch.equal(p, again[name]) for name, p in first.items()), "adapters come from the run's seed"
+
+
+def test_a_suite_says_how_it_is_asked_and_what_of_it_is_trained(published):
+    study = study_with(published)
+    asked = replace(study.suites["tiny"], style=CHAT, lora=LORA)
+    own = params.OwnSuite(("p02",), ("rl",), (0,), {"rl": {"kl": 0.1}}, "tiny")
+    study = replace(study, suites={**study.suites, "tiny": asked, "own": own})
+    for suite in ("tiny", "own"):
+        scale = study.scale("paper", suite)
+        assert scale.questions.style == CHAT and scale.lora == LORA
+        assert parameters(Run("paper", suite, "p02", "rl", 0), scale)["lora"] == {"rank": 2, "alpha": 4}
+        assert "lora" not in parameters(Run("paper", suite, "p02", "base", 0), scale), "base trains nothing"
+    for suite in ("main", "pythia-1b"):
+        scale = study.scale("paper", suite)
+        assert scale == study.scale("paper") and scale.lora is None and scale.questions.style is None
+
+
+def test_a_suite_is_asked_by_its_template_trained_by_adapters_and_saved_whole(
+    hub_project, hub_scale, published, tokenizer, tmp_path, capsys
+):
+    root, revision = tmp_path / "project", tmp_path / "chatty" / "step1000"
+    shutil.copytree(published / "step1000", revision)
+    chatty = copy.deepcopy(tokenizer)
+    chatty.chat_template = TEMPLATE
+    chatty.save_pretrained(revision)
+    about = replace(study_with(tmp_path / "chatty").suites["tiny"], style=CHAT, lora=LORA)
+    about = replace(about, checkpoints={"p01": Revision("step1000", 2_000)})
+    few = replace(hub_scale, engine=replace(hub_scale.engine, name="transformers"), rl=replace(
+        hub_scale.rl, steps=5, questions_per_step=1, rollouts=2, max_new_tokens=4
+    ))  # fmt: skip
+    root.mkdir()
+    write_params(root, few)
+    raw = yaml.safe_load((root / "params.yaml").read_text())
+    (root / "params.yaml").write_text(yaml.safe_dump(raw | {"suites": {"tiny": asdict(about)}}))
+    study = params.load(root / "params.yaml")
+    prepare_suite(study, "paper", "tiny", ["p01"], root)
+    scale = study.scale("paper", "tiny")
+    for recipe in ("sft", "rl"):
+        train_run(Run("paper", "tiny", "p01", recipe, 0), scale, root, Processes(), keep_model=True)
+
+    warned = capsys.readouterr().err
+    assert "tiny p01 rl seed-0: WARNING: In the first 5 steps" in warned and "mark no final answer" in warned
+    assert "sft seed-0: WARNING" not in warned
+    for recipe in ("sft", "rl"):
+        folder = Run("paper", "tiny", "p01", recipe, 0).folder(root)
+        with gzip.open(folder / "samples.jsonl.gz", "rt") as lines:
+            prompts = [json.loads(line)["prompt"] for line in lines]
+        assert all(p.startswith("<user>") and p.endswith("Say #### 5.\n<assistant>") for p in prompts)
+        assert json.loads((folder / "run.json").read_text())["parameters"]["lora"] == {"rank": 2, "alpha": 4}
+    before = load_model(revision)[0].state_dict()
+    moved = {}
+    for recipe in ("sft", "rl"):
+        trained = tree.trained_folder(root, "paper", "tiny", "p01", recipe, 0)
+        after = load_model(trained)[0].state_dict()
+        moved[recipe] = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved["sft"] and all(name.endswith("weight") and "layers." in name for name in moved["sft"])
+    assert not moved["rl"], "without a signal the weights are those it began with"
+    command = ["evaluate", "--root", str(root), "--model", str(trained), "--benchmark", "gsm8k", "--questions", "1"]
+    assert cli.main([*command, "--samples", "1", "--threads", "1"]) == 0
 
 
 def test_a_public_suite_is_trained_and_measured_like_our_own(hub_project, hub_scale, published, tmp_path, monkeypatch):

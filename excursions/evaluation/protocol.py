@@ -99,13 +99,36 @@ def _say(line: str) -> None:
 
 def summary(samples: list[dict]) -> dict:
     """pass@k with 95% intervals, in percent, how completions ended, and how many of them mark no final answer."""
-    n_q, correct_q = _counts(samples)
-    ks = [k for k in KS if k <= n_q.min()]
     return {
-        **{f"pass@{k}": _percent(mean_interval(pass_at_k(n_q, correct_q, k)[None])) for k in ks},
+        **shares(*_counts(samples)),
         "stop_reasons": dict(sorted(Counter(row["stop_reason"] for row in samples).items())),
         "unmarked": sum(extract_answer(row["completion"]) is None for row in samples) / len(samples),
     }
+
+
+def shares(n_q: np.ndarray, correct_q: np.ndarray) -> dict[str, dict[str, float]]:
+    """pass@k of the KS that there are samples for, each with its 95% interval (Wilson's), in percent."""
+    ks = [k for k in KS if k <= n_q.min()]
+    return {f"pass@{k}": _percent(mean_interval(pass_at_k(n_q, correct_q, k)[None])) for k in ks}
+
+
+def describe(found: dict) -> list[str]:
+    """What `measure` or `compare` found, as lines for a reader."""
+    compared = "a" in found
+    model = f"{found['a']} minus {found['b']}" if compared else found["model"]
+    lines = [
+        f"{model} on {found['benchmark']}: {found['questions']} questions, {found['shots']}-shot, {found['samples']} "
+        f"samples each at T = {found['temperature']:g}, up to {found['max_new_tokens']} tokens"
+    ]
+    sign, unit = ("+", " points") if compared else ("", "%")
+    for name in (f"pass@{k}" for k in KS if f"pass@{k}" in found):
+        value, low, high = (f"{found[name][key]:{sign}.2f}" for key in ("estimate", "low", "high"))
+        lines.append(f"  {name:8}{value:>7}{unit} [{low}, {high}]")
+    if compared:
+        return [*lines, "95% intervals, paired: both were asked the same questions with the same random numbers"]
+    ended = ", ".join(f"{reason} {count}" for reason, count in found["stop_reasons"].items())
+    lines.append("95% intervals over questions by Wilson's method, which holds near 0 and 1 too")
+    return [*lines, f"completions ended by: {ended}; {found['unmarked']:.0%} of them mark no final answer"]
 
 
 def compare(a: Path, b: Path) -> dict:

@@ -24,7 +24,7 @@ from excursions.results import tables as results
 # What is downloaded of a model: nothing but what loading it reads.
 TEXT_FILES = (
     "config.json generation_config.json tokenizer.json tokenizer_config.json special_tokens_map.json "
-    "added_tokens.json vocab.json merges.txt tokenizer.model"
+    "added_tokens.json chat_template.jinja vocab.json merges.txt tokenizer.model"
 ).split()
 SAFETENSORS = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 PYTORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]  # where there are no safetensors
@@ -48,7 +48,8 @@ def prepare_suite(
             f"{home} holds a suite of our own pretraining; give the suite '{suite}' of params.yaml another name."
         )
     model = _portable(about.model, root)
-    folders = {name: _resolve(root, suite, model, about.checkpoints[name].revision) for name in names}
+    by = f"suite {suite} of params.yaml"
+    folders = {name: _resolve(root, by, model, about.checkpoints[name].revision) for name in names}
     if folders:
         made = {
             "parameters": _parameters(next(iter(folders.values()))),
@@ -84,7 +85,7 @@ def checkpoint_folder(root: Path, scale_name: str, suite: str, checkpoint: str) 
     if "checkpoints_of" in about:
         return checkpoint_folder(root, scale_name, about["checkpoints_of"], checkpoint)
     revision = about.get("revisions", {}).get(checkpoint)
-    return folder if revision is None else _resolve(root, suite, about["model"], revision)
+    return folder if revision is None else _resolve(root, f"suite {suite} of params.yaml", about["model"], revision)
 
 
 def find_model(name: str) -> Path:
@@ -93,7 +94,7 @@ def find_model(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     model, _, revision = name.partition("@")
-    return _resolve(Path("."), "(given by name)", model, revision or "main")
+    return _resolve(Path("."), "--model", model, revision or "main")
 
 
 def _portable(model: str, root: Path) -> str:
@@ -102,21 +103,19 @@ def _portable(model: str, root: Path) -> str:
     return os.path.relpath(local.resolve(), root.resolve()) if local.is_dir() else model
 
 
-def _resolve(root: Path, suite: str, model: str, revision: str) -> Path:
-    """The folder with the weights of a revision, complete; downloaded if they are not there."""
+def _resolve(root: Path, by: str, model: str, revision: str) -> Path:
+    """The folder with the weights of a revision, complete; downloaded if they are not there. by: what names them."""
     local = root / model
     if local.is_dir():
         if not (local / revision).is_dir():
             found = ", ".join(sorted(path.name for path in local.iterdir() if path.is_dir())) or "no folders"
-            raise UserError(
-                f"{local} has no folder {revision}, a revision of suite {suite} in params.yaml; found: {found}."
-            )
+            raise UserError(f"{local} has no folder {revision}, a revision of {by}; found: {found}.")
         weight_files(local / revision)
         return local / revision
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
         raise UserError(
-            f"{model}, the model of suite {suite} in params.yaml, does not exist; accepted: a hub name such as "
-            f"EleutherAI/pythia-1b, or a local folder with one folder per revision."
+            f"{model} ({by}) does not exist; accepted: a hub name such as EleutherAI/pythia-1b, or a local folder (of "
+            "a suite: with one folder per revision)."
         )
     with contextlib.suppress(OSError, ValueError, UserError):  # not there, or not all of it
         folder = _download(model, revision, local_files_only=True)
@@ -127,9 +126,9 @@ def _resolve(root: Path, suite: str, model: str, revision: str) -> Path:
     except Exception as error:  # of the network, the hub and its client
         said = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         raise UserError(
-            f"{model}, revision {revision}, could not be downloaded from the Hugging Face hub ({said}). Check suite "
-            f"{suite} in params.yaml and the network; where there is none, fill the hub's cache beforehand with "
-            f"`hf download {model} --revision {revision}`, or name a local folder with one folder per revision."
+            f"{model} ({by}), revision {revision}, could not be downloaded from the Hugging Face hub ({said}), and is "
+            f"no local folder. Check the name and the network; where there is none, fill the hub's cache beforehand "
+            f"with `hf download {model} --revision {revision}`, or name a folder."
         ) from error
     weight_files(folder)
     return folder

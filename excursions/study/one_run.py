@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from excursions.progress import Progress
 from excursions.recipes import PARENTS, RECIPES
 from excursions.results import tables
 from excursions.rollout.engines import start_engine
+from excursions.rollout.rewards import FIRST_STEPS, no_signal_warning
 from excursions.rollout.sampler import Sampler
 from excursions.study import code, provenance
 from excursions.study.run import Run, code_digest, fingerprint, parameters
@@ -119,10 +121,11 @@ def start_model(
     run: Run, scale: Scale, root: Path, processes: Processes
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model a run starts from, placed on the processes: its checkpoint, or the result of its parent (trained again,
-    with its own parents, if it is gone)."""
+    with its own parents, if it is gone). Adapters are new: what those of a parent learned is in its weights."""
+    lora = scale.of(run.recipe).lora if RECIPES[run.recipe].make is not None else None
     if run.parent is None:
         model, tokenizer = load_model(run.checkpoint_folder(root))
-        return processes.place(model), tokenizer
+        return processes.place(model, lora, run.seed), tokenizer
     parent, wanted = run.parent, fingerprint(run.parent, scale, root) + code_digest(run.parent, scale)
     file = parent.scratch(root) / "trained.safetensors"
     model, tokenizer = load_model(run.checkpoint_folder(root))
@@ -130,7 +133,7 @@ def start_model(
     if processes.join([load_weights(file, model, wanted)] if processes.is_main else []) == [True]:
         if not processes.is_main:
             load_weights(file, model, wanted)
-        return processes.place(model), tokenizer
+        return processes.place(model, lora, run.seed), tokenizer
     del model
     model, tokenizer = start_model(parent, scale, root, processes)
     with closing(start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
@@ -141,7 +144,7 @@ def start_model(
                 work.update(step)
                 progress.step()
     _save_trained(job)
-    return model, tokenizer
+    return (processes.place(processes.plain(model), lora, run.seed) if lora else model), tokenizer
 
 
 def _train(job: Job) -> dict:
@@ -166,6 +169,8 @@ def _train(job: Job) -> dict:
             metrics = work.update(step)
             check_finite(metrics, run, step)
             state["log"].append({"step": step, **metrics})
+            if step == FIRST_STEPS and "frac_reward_zero_std" in metrics and processes.is_main:
+                warn_without_signal(run, state["log"])
             progress.step(**{name: metrics[name] for name in ("reward", "sft_loss") if name in metrics})
         if step in (0, work.steps) or step in between:
             rows, samples = measure(job, whole if step in (0, work.steps) else short)
@@ -190,6 +195,12 @@ def check_finite(metrics: dict[str, float], run: Run, step: int) -> None:
                 f"{run.name} diverged: step {step} has {name} {value}. The last saved state before it is kept; lower "
                 f"the learning rate of {' and '.join(RECIPES[run.recipe].blocks)} in params.yaml."
             )
+
+
+def warn_without_signal(run: Run, log: Sequence[dict[str, float]]) -> None:
+    """Says so if no group of the first steps of RL had unequal rewards: the run would end well and learn nothing."""
+    if warning := no_signal_warning(log):
+        print(f"{run.name}: WARNING: {warning}", file=sys.stderr, flush=True)
 
 
 def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:

