@@ -32,6 +32,7 @@ from excursions.results import tables
 from excursions.rollout.engines import start_engine
 from excursions.rollout.sampler import Sampler
 from excursions.study import code, provenance
+from excursions.study.live import Log
 from excursions.study.run import Run, code_digest, fingerprint, parameters
 from excursions.training.recipes import Training, training
 
@@ -160,12 +161,15 @@ def _train(job: Job) -> dict:
     points = scale.evaluate.between + 1
     between = {round(work.steps * i / points) for i in range(1, points)}
     progress = job.progress("training", work.steps, max(0, state["step"]))
+    live = Log(run.scratch(job.root), work.steps, state["log"]) if processes.is_main and work.steps else None
     save_every = max(SAVE_EVERY, work.steps // 10)
     for step in range(state["step"] + 1, work.steps + 1):
         if step > 0:
             metrics = work.update(step)
             check_finite(metrics, run, step)
             state["log"].append({"step": step, **metrics})
+            if live is not None:
+                live.add(state["log"][-1])
             progress.step(**{name: metrics[name] for name in ("reward", "sft_loss") if name in metrics})
         if step in (0, work.steps) or step in between:
             rows, samples = measure(job, whole if step in (0, work.steps) else short)
