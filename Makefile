@@ -9,7 +9,7 @@ BIN := $(CURDIR)/.venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM_PIP = .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help repro test test-vllm smoke real lint lab bench bench-vllm lock
+.PHONY: help repro verify test test-vllm smoke real lint lab bench bench-vllm lock
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -19,6 +19,9 @@ repro: .venv/.installed ## rebuild what is missing or out of date: figures, repo
 	PATH="$(BIN):$$PATH" $(BIN)/dvc repro
 	@grep -m1 "claims:" CLAIMS.md
 	@echo "Look at reports/nano/index.html, figures/ and CLAIMS.md."
+
+verify: .venv/.installed ## make every figure, report and claim again by force and compare the bytes
+	@$(BIN)/excursions verify
 
 test: .venv/.installed ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile

@@ -55,10 +55,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"There is no command '{argv[0]}'; accepted: {', '.join(by_name)}.{nearest(argv[0], by_name)}")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        command = by_name[args.run.__name__]
+        command = by_name[_name(args.run)]
         accepted = re.findall(r"--[a-z-]+", command.format_usage())
         raise UserError(f"`{command.prog}` takes no '{unknown[0]}'.{nearest(unknown[0], accepted)}")
     return args
+
+
+def _name(function: Callable) -> str:
+    """Of a command; `try` is a word of Python, so its function is `try_`."""
+    return function.__name__.rstrip("_")
 
 
 def _number(kind: type[int] | type[float], accepts: Range) -> Callable[[str], float]:
@@ -88,9 +93,9 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     subparsers = parser.add_subparsers(metavar="command", required=True)
 
     def command(function: Callable, about: str, *examples: str, suite: bool = True, scale: bool = True) -> Parser:
-        lines = "".join(f"\n  excursions {function.__name__} {example}".rstrip() for example in examples)
+        lines = "".join(f"\n  excursions {_name(function)} {example}".rstrip() for example in examples)
         added = subparsers.add_parser(
-            function.__name__, help=about, description=about, epilog=f"for example:{lines}",
+            _name(function), help=about, description=about, epilog=f"for example:{lines}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         added.set_defaults(run=function)
@@ -147,6 +152,36 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     )
     which_runs(added)
     added.add_argument("--keep-model", action="store_true", help="keep the trained models, in trained/")
+    added = command(
+        commands.try_,
+        "Computes a variant of a recipe beside the study, in tries/<name>/, and says before what it costs.",
+        "--checkpoint p40 --recipe rl --set rl.learning_rate=2e-4 --name lr2",
+        suite=False,
+    )
+    added.set_defaults(suite="main", keep_model=False)
+    added.add_argument("--checkpoint", nargs=1, required=True, metavar="pNN", help="that it starts from")
+    added.add_argument("--recipe", nargs=1, required=True, help=f"of {', '.join(RECIPES)}")
+    several(added, "--seed", about="default: 0", type=_number(int, SEED))
+    several(added, "--set", about="what it changes of the scale's block of params.yaml", metavar="BLOCK.KEY=VALUE")
+    added.add_argument("--name", required=True, help="of its folder; with the same settings it goes on there")
+    added = command(
+        commands.compare,
+        "Sets a try against the study's run of the same checkpoint, recipe and seed, paired on the questions.",
+        "lr2",
+        suite=False,
+        scale=False,
+    )
+    added.add_argument("name", help="of the try")
+    added = command(
+        commands.watch,
+        "Prints the steps of a run while it trains: reward, share of groups without signal, entropy, length.",
+        "",
+        "p40/rl/seed-0",
+        "lr2",
+        suite=False,
+        scale=False,
+    )
+    added.add_argument("name", nargs="?", help="of a run or a try (default: the one that wrote last)")
     which_runs(
         command(
             commands.show,
@@ -198,6 +233,13 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         suite=False,
     )
     added.add_argument("--json", action="store_true", help="as JSON")
+    command(
+        commands.verify,
+        "Makes every figure, report and claim again by force and compares the bytes.",
+        "",
+        suite=False,
+        scale=False,
+    )
     added = command(
         commands.plan,
         "Prints what the study costs (FLOPs, hours, memory, disk), and which of its runs are there already.",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from excursions import keys, params
 from excursions.params import RECIPES, Study, UserError
+from excursions.study import tries
 
 
 def check(args: argparse.Namespace) -> None:
@@ -35,6 +36,12 @@ def check(args: argparse.Namespace) -> None:
         _cells(args)
     elif hasattr(args, "checkpoint") and args.model is None:
         _checkpoint(args)
+    if args.run is try_:
+        (checkpoint,), (recipe,) = args.checkpoint, args.recipe
+        args.seed = args.seed or [0]
+        args.planned = tries.plan_try(
+            args.study, args.root, args.name, args.scale, checkpoint, recipe, args.seed, args.set
+        )
     if args.run is notebook:
         args.parameters = _parameters(args.parameter)
 
@@ -96,6 +103,29 @@ def train(args: argparse.Namespace) -> None:
     keep = set(wanted) if args.keep_model else kept_models(wanted, study.keep_models)
     train_runs(wanted, _scale(args), args.root, keep)
     leave()
+
+
+def try_(args: argparse.Namespace) -> None:
+    study_root, planned = args.root, args.planned
+    args.root, args.study = planned.folder, planned.write()
+    print(tries.cost_line(_runs(args), _scale(args), study_root), flush=True)
+    train(args)
+    print(f"`excursions compare {args.name}` sets {args.root} against the study")
+
+
+def compare(args: argparse.Namespace) -> None:
+    from excursions.findings.compare import report
+
+    print(report(args.root, args.name))
+
+
+def watch(args: argparse.Namespace) -> None:
+    from excursions.study import live
+
+    file = live.find_log(args.root, args.name)
+    print(file.parent)
+    for line in live.follow(file):
+        print(line, flush=True)
 
 
 def show(args: argparse.Namespace) -> None:
@@ -174,6 +204,15 @@ def claims(args: argparse.Namespace) -> None:
         print(json.dumps([claim.row() for claim in found], indent=1))
     else:
         print_claims(found)
+
+
+def verify(args: argparse.Namespace) -> None:
+    from excursions.study.verify import verify
+
+    files, changed = verify(args.root, params.load(args.root / "params.yaml").scales)
+    print("\n".join([*changed, f"{len(files) - len(changed)} of {len(files)} byte-identical"]))
+    if changed:
+        sys.exit(1)
 
 
 def plan(args: argparse.Namespace) -> None:

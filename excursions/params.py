@@ -34,8 +34,8 @@ from excursions.keys import NAME, TEXT, Pattern, Range, UserError, build, checke
 
 __all__ = [  # what the other modules take from here
     "ENGINES", "RECIPES", "SEED", "Engine", "Evaluate", "Hub", "Lora", "Model", "OwnSuite", "Parallel", "Pretrain",
-    "PublicSuite", "Questions", "Revision", "Rl", "Scale", "Sft", "Study", "Style", "UserError", "checked_name",
-    "keys_table", "load", "one_of", "percent",
+    "PublicSuite", "Questions", "Revision", "Rl", "Scale", "Sft", "Study", "Style", "UserError", "changed",
+    "checked_name", "keys_table", "load", "one_of", "percent",
 ]  # fmt: skip
 RECIPES = tuple(recipes.RECIPES)
 KEPT = Pattern("p[0-9]{2,3}/seed-[0-9]{1,19}", "<checkpoint>/seed-<k>")
@@ -110,7 +110,7 @@ class Study(Top):
             questions = replace(scale.questions, style=lender.style or scale.questions.style)
             scale = replace(scale, questions=questions, lora=lender.lora or scale.lora)
         if isinstance(own, OwnSuite) and own.overrides:
-            scale = _changed(scale, own.overrides, f"{self.path}: {name}", f"suites.{suite}.overrides")
+            scale = changed(scale, own.overrides, f"{self.path}: {name}", f"suites.{suite}.overrides")
         return scale
 
     def checkpoint_suite(self, suite: str) -> str:
@@ -176,7 +176,7 @@ def _block(raw: dict, name: str, path: Path) -> Scale:
     scale = replace(scale, overrides=overrides or None)
     check_scale(scale, f"{path}: {name}")
     for recipe, values in overrides.items():
-        _changed(scale, values, f"{path}: {name}", f"{where}.{recipe}")
+        changed(scale, values, f"{path}: {name}", f"{where}.{recipe}")
     return scale
 
 
@@ -217,7 +217,7 @@ def _typed(raw: object, path: Path, where: str) -> dict[str, dict[str, typing.An
     return values
 
 
-def _changed(scale: Scale, values: dict, where: str, by: str) -> Scale:
+def changed(scale: Scale, values: dict, where: str, by: str) -> Scale:
     """The scale with overrides, checked as a whole. where: '<file>: <scale>'; by: the key that overrides."""
     for block in values:
         if getattr(scale, block) is None:

@@ -37,6 +37,11 @@ def trained_folder(root: Path | str, *cell: str | int) -> Path:
     return Path(root) / "trained" / Cell._make(cell).path
 
 
+def try_folder(root: Path | str, name: str) -> Path:
+    """Where a variant beside the study is, a project of its own; not in git."""
+    return Path(root) / "tries" / name
+
+
 def run_folders(root: Path | str, scale: str, suite: str) -> Iterator[tuple[Cell, Path]]:
     """The runs of a suite that have results, by name."""
     for folder in sorted((Path(root) / "results" / scale / suite).glob("[!.]*/[!.]*/seed-*")):

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from excursions.params import Study, UserError
+from excursions.params import Study
 from excursions.study.pool import in_order
 from excursions.study.run import Run
+from excursions.study.verify import result_stages
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def study_cells(
 
     trained = tuple(_run_id(run) for run in runs)
     done: list[str] = []
-    for name, stage in _result_stages(root).items():
+    for name, stage in result_stages(root).items():
         what = name if name == "site" else f"notebook {name}"
         needs = tuple(done) if "claims" in stage["deps"] else trained  # what is weighed in the notebooks before
         cells.append(Cell(what.replace(" ", "/"), command(f"{what} --scale {scale}"), needs))
@@ -72,7 +71,7 @@ def study_cells(
             f"With 'scales: [{', '.join([*study.scales, scale])}]' there, `excursions cells` lists it."
         )
     stages = [f"data@{scale}", f"pretrain@{scale}", *(f"train@{scale}-{checkpoint}" for checkpoint in checkpoints)]
-    for name, stage in _result_stages(root).items():
+    for name, stage in result_stages(root).items():
         if "matrix" in stage or scale == study.scales[0]:
             stages.append(f"{name}@{scale}" if "matrix" in stage else name)
     there = "" if root == Path(".") else f" --cd {shlex.quote(str(root))}"
@@ -82,12 +81,3 @@ def study_cells(
 
 def _run_id(run: Run) -> str:
     return f"{run.checkpoint}/{run.recipe}/seed-{run.seed}"
-
-
-def _result_stages(root: Path) -> dict[str, dict]:
-    """The stages of dvc.yaml that show results, in its order: each runs the notebook of its name, `site` the site."""
-    file = root / "dvc.yaml"
-    if not file.is_file():
-        raise UserError(f"{file} does not exist. Run from the project's folder, or name it with --root.")
-    stages = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
-    return {name: stage for name, stage in stages.items() if " notebook " in stage["cmd"] or name == "site"}

@@ -34,6 +34,7 @@ from excursions.rollout.engines import start_engine
 from excursions.rollout.rewards import FIRST_STEPS, no_signal_warning
 from excursions.rollout.sampler import Sampler
 from excursions.study import code, provenance
+from excursions.study.live import Log
 from excursions.study.run import Run, code_digest, fingerprint, parameters
 from excursions.training.recipes import Training, training
 
@@ -163,6 +164,7 @@ def _train(job: Job) -> dict:
     points = scale.evaluate.between + 1
     between = {round(work.steps * i / points) for i in range(1, points)}
     progress = job.progress("training", work.steps, max(0, state["step"]))
+    live = Log(run.scratch(job.root), work.steps, state["log"]) if processes.is_main and work.steps else None
     save_every = max(SAVE_EVERY, work.steps // 10)
     for step in range(state["step"] + 1, work.steps + 1):
         if step > 0:
@@ -171,6 +173,8 @@ def _train(job: Job) -> dict:
             state["log"].append({"step": step, **metrics})
             if step == FIRST_STEPS and "frac_reward_zero_std" in metrics and processes.is_main:
                 warn_without_signal(run, state["log"])
+            if live is not None:
+                live.add(state["log"][-1])
             progress.step(**{name: metrics[name] for name in ("reward", "sft_loss") if name in metrics})
         if step in (0, work.steps) or step in between:
             rows, samples = measure(job, whole if step in (0, work.steps) else short)
