@@ -342,7 +342,7 @@ def _scale_with(study: Study, benchmark: str | None) -> str:
 
 def _check_evaluate(args: argparse.Namespace) -> None:
     """Raises UserError for options that do not go together."""
-    useless = ("split", "general") if args.benchmark else ("json", "keep")
+    useless: tuple[str, ...] = ("split", "general") if args.benchmark else ("json", "keep")
     if args.compare:
         useless = ("benchmark", "model", "checkpoint", "split", "general", "keep")
     by = "--compare" if args.compare else "--benchmark" if args.benchmark else "evaluate without --benchmark"

@@ -56,7 +56,7 @@ def read_rows(
                         f"accepted: the columns of {schema}: {accepted}."
                     )
                 value = row[name]
-                if kind.startswith("text or number") and type(value) in (int, float) and math.isfinite(value):  # type: ignore[arg-type]  # a number
+                if kind.startswith("text or number") and type(value) in (int, float) and math.isfinite(value):
                     value = str(value)
                 if type(value) is not (bool if kind == "bool" else str):
                     shown = "nothing" if value is None else f"{str(value)[:80]} ({type(value).__name__})"

@@ -104,12 +104,12 @@ def settings(pairs: Iterable[str], recipe: str) -> dict[str, dict[str, object]]:
 
 def cost_line(runs: Sequence, scale: Scale, root: Path) -> str:
     """What the runs of a try cost, with the runs they start from, in a sentence. root: whose logs tell the lengths."""
-    from excursions.study import costs
+    from excursions.study import costs, planning
 
     every = list(runs)
     for run in every:  # grows by the parents
         every += [run.parent] if run.parent and run.parent not in every else []
-    first, machine, shape = runs[0], costs.find_machine(scale), costs.model_shape(scale)
+    first, machine, shape = runs[0], costs.find_machine(scale), planning.model_shape(scale)
     lengths = costs.find_lengths(scale, root, first.scale, first.suite)
     stages = costs.study_costs(every, scale.of(first.recipe), shape, lengths, pretrained=True)
     flops = sum(times * cost.total for _, times, cost in stages)
