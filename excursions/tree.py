@@ -51,9 +51,9 @@ def run_folders(root: Path | str, scale: str, suite: str) -> Iterator[tuple[Cell
 
 
 def suites_with_results(root: Path | str, scale: str) -> list[str]:
-    """Names of the suites that have results, and main."""
+    """Names of the suites that have results; main if none has."""
     folder = Path(root) / "results" / scale
-    return sorted({"main", *(path.name for path in folder.glob("[!.]*") if path.is_dir())})
+    return sorted(path.name for path in folder.glob("[!.]*") if path.is_dir()) or ["main"]
 
 
 def suite_folder(root: Path | str, scale: str, suite: str) -> Path:

@@ -474,7 +474,8 @@ def test_a_tokenizer_is_used_as_it_was_written_or_refused(name, tmp_path):
     try:
         found = public_files.load_tokenizer(str(tmp_path))(text, add_special_tokens=False).input_ids
     except UserError as error:
-        assert name != "PreTrainedTokenizerFast" and f"is read as {name}" in str(error)
+        assert name != "PreTrainedTokenizerFast"
+        assert f"is read as {name}" in str(error) or "could not be read: WordPiece" in str(error)
     else:
         assert found == tokenizer(text, add_special_tokens=False).input_ids
 

@@ -21,7 +21,7 @@ def shown(monkeypatch) -> list:
     class Handle:
         update = staticmethod(found.append)
 
-    monkeypatch.setattr(live, "display", lambda what, display_id=None: found.append(what) or Handle)
+    monkeypatch.setattr(live, "display", lambda what, **how: found.append(what) or Handle)
     return found
 
 

@@ -35,7 +35,7 @@ def test_two_processes_give_what_one_gives(alone, tmp_path, kind):
     assert found["made"].keys() == alone.keys()
     for name, one in alone.items():
         two = found["made"][name]
-        assert two["seen"] == pytest.approx(one["seen"], abs=1e-5), name
+        assert two["seen"] == pytest.approx(one["seen"], abs=5e-5), name
         for key, value in one["weights"].items():
             torch.testing.assert_close(two["weights"][key], value, atol=1e-5, rtol=1e-5, msg=f"{name}: {key}")
 
@@ -45,7 +45,7 @@ def test_bfloat16_is_near_and_the_weights_stay_in_float32(alone, tmp_path, kind)
     options = [*KINDS[kind], "--mixed_precision", "bf16"]
     distributed_work.launch(*options, distributed_work.__file__, str(tmp_path), "parallel")
     two, one = torch.load(tmp_path / "made.pt")["made"]["parallel"], alone["parallel"]
-    assert two["seen"] == pytest.approx(one["seen"], abs=0.1) and two["seen"] != pytest.approx(one["seen"], abs=1e-5)
+    assert two["seen"] == pytest.approx(one["seen"], abs=0.2) and two["seen"] != pytest.approx(one["seen"], abs=1e-5)
     for key, value in one["weights"].items():
         assert two["weights"][key].dtype == torch.float32
         torch.testing.assert_close(two["weights"][key], value, atol=2e-3, rtol=0, msg=key)

@@ -162,7 +162,7 @@ def test_names_that_are_not_there_are_told_with_those_that_are(published, tmp_pa
 
 def test_suites_of_params_yaml_count_their_tokens_right():
     """A step of Pythia and of OLMo 2 1B is 2,097,152 tokens; names are rounded percents of the whole."""
-    suites = params.load(ROOT / "params.yaml").suites
+    suites = params.load(ROOT / "params.yaml").public_suites
     assert "pythia-1b" in suites
     for suite in suites.values():
         for name, each in suite.checkpoints.items():
