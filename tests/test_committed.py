@@ -55,7 +55,10 @@ def test_base_is_not_saturated_at_the_last_checkpoint():
 
 def test_the_first_step_of_rl_comes_out_again():
     """Another processor rounds otherwise and may draw a few other tokens, hence the tolerance."""
-    run = [Run("nano", "main", *cell) for cell in STUDY.cells() if cell[1] == "rl"][-1]
+    runs = [Run("nano", "main", *cell) for cell in STUDY.cells() if cell[1] == "rl"]
+    if not runs:
+        pytest.skip("params.yaml names no run of rl yet")
+    run = runs[-1]
     log = results.load_training(ROOT, "nano")
     logged = log[(log.checkpoint == run.checkpoint) & (log.recipe == "rl") & (log.seed == run.seed)].iloc[0]
     model, tokenizer = load_model(run.checkpoint_folder(ROOT))

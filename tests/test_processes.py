@@ -38,8 +38,8 @@ def test_two_processes_give_what_one_gives(alone, tmp_path, kind):
         assert two["seen"] == pytest.approx(one["seen"], abs=5e-5), name
         for key, value in one["weights"].items():
             off = (two["weights"][key] - value).abs()
-            # AdamW makes a whole step of a gradient that cancels to nearly nothing, as of a token's embedding
-            assert off.max() < 1e-4 and (off > 1e-5).float().mean() < 0.005, f"{name}: {key}"
+            # AdamW makes whole steps (of 1e-4) of a gradient that cancels to nearly nothing, as of a token's embedding
+            assert off.max() < 4e-4 and (off > 1e-5).float().mean() < 0.005, f"{name}: {key}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
