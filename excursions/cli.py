@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from excursions import __version__, commands
+from excursions import __version__, arguments, commands
 from excursions.keys import Range, nearest
 from excursions.params import ENGINES, RECIPES, SEED, UserError
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
-        commands.check(args)
+        arguments.check(args)
         args.run(args)
     except UserError as error:
         # of several processes, each that fails says so

@@ -1,6 +1,6 @@
 """What each command does; what it is for stands in its help, in `cli`.
 
-Heavy imports stand inside the functions, and `check` comes before: a mistake in the arguments costs no time.
+Heavy imports stand inside the functions; what the arguments name is looked up before, in `arguments`.
 """
 
 from __future__ import annotations
@@ -8,42 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path
 
-from excursions import keys, params
-from excursions.params import RECIPES, Study, UserError
+from excursions import params
+from excursions.arguments import asked_scale, loaded, named_checkpoint, named_runs, scale_of
+from excursions.params import UserError
 from excursions.study import tries
-
-
-def check(args: argparse.Namespace) -> None:
-    """Looks up all that the arguments name, in params.yaml and by their form. Raises UserError."""
-    if args.run is evaluate:
-        _check_evaluate(args)
-        if args.compare:
-            return
-    for what in ("scale", "suite"):
-        if getattr(args, what, None) is not None:
-            params.checked_name(getattr(args, what), what)
-    if hasattr(args, "scale"):
-        file = args.root / "params.yaml"
-        if file.is_file() or args.run not in (notebook, site, claims):
-            args.study = params.load(file)
-            args.scale = args.scale or _scale_with(args.study, args.benchmark)
-            _scale(args)
-    if hasattr(args, "recipe"):
-        _cells(args)
-    elif hasattr(args, "checkpoint") and args.model is None:
-        _checkpoint(args)
-    if args.run is try_:
-        (checkpoint,), (recipe,) = args.checkpoint, args.recipe
-        args.seed = args.seed or [0]
-        args.planned = tries.plan_try(
-            args.study, args.root, args.name, args.scale, checkpoint, recipe, args.seed, args.set
-        )
-    if args.run is notebook:
-        args.parameters = _parameters(args.parameter)
 
 
 def data(args: argparse.Namespace) -> None:
@@ -55,7 +25,7 @@ def data(args: argparse.Namespace) -> None:
     from excursions.models.suites import prepare_suite
     from excursions.tokens import read_tokenizer
 
-    study, scale, suite = args.study, _scale(args), args.study.checkpoint_suite(args.suite)
+    study, scale, suite = args.study, scale_of(args), args.study.checkpoint_suite(args.suite)
     found, questions = check_data(scale), load_questions(scale)
     if suite in study.public_suites:
         first = next(iter(study.public_suites[suite].checkpoints))
@@ -85,7 +55,7 @@ def pretrain(args: argparse.Namespace) -> None:
         raise UserError(f"'{args.suite}' is a public suite of params.yaml; give your own pretraining another --suite.")
     if args.processes > 1 and not is_launched():
         relaunch(args.processes)
-    pretrain_suite(_scale(args), args.root, args.scale, args.suite)
+    pretrain_suite(scale_of(args), args.root, args.scale, args.suite)
     leave()
 
 
@@ -95,20 +65,20 @@ def train(args: argparse.Namespace) -> None:
     from excursions.study.one_run import kept_models
     from excursions.study.pool import train_runs
 
-    study, wanted = args.study, _runs(args)
+    study, wanted = args.study, named_runs(args)
     if args.suite in study.public_suites:
         prepare_suite(study, args.scale, args.suite, dict.fromkeys(run.checkpoint for run in wanted), args.root)
     elif (of := study.checkpoint_suite(args.suite)) != args.suite:
         lend_suite(args.root, args.scale, of, args.suite)
     keep = set(wanted) if args.keep_model else kept_models(wanted, study.keep_models)
-    train_runs(wanted, _scale(args), args.root, keep)
+    train_runs(wanted, scale_of(args), args.root, keep)
     leave()
 
 
 def try_(args: argparse.Namespace) -> None:
     study_root, planned = args.root, args.planned
     args.root, args.study = planned.folder, planned.write()
-    print(tries.cost_line(_runs(args), _scale(args), study_root), flush=True)
+    print(tries.cost_line(named_runs(args), scale_of(args), study_root), flush=True)
     train(args)
     print(f"`excursions compare {args.name}` sets {args.root} against the study")
 
@@ -132,7 +102,7 @@ def show(args: argparse.Namespace) -> None:
     from excursions.study.equality import show_runs
     from excursions.study.run import status
 
-    scale, runs = _scale(args), _runs(args)
+    scale, runs = scale_of(args), named_runs(args)
     changed = [run for run in runs if status(run, scale, args.root) == "code changed"]
     unequal = show_runs(changed, scale, args.root)
     print(f"{len(changed) - len(unequal)} of {len(changed)} runs whose code changed are equal and stamped so")
@@ -154,10 +124,10 @@ def _evaluate_by_protocol(args: argparse.Namespace) -> dict:
     from excursions.evaluation.protocol import measure, protocol_exam
     from excursions.models.processes import Processes
 
-    scale = _asked(args)
+    scale = asked_scale(args)
     exam = protocol_exam(scale, args.benchmark, args.shots, args.questions, scale.evaluate)
-    _, tokenizer, engine = _loaded(args)
-    name = args.model or f"{args.suite} {_checkpoint(args)}"
+    _, tokenizer, engine = loaded(args)
+    name = args.model or f"{args.suite} {named_checkpoint(args)}"
     return measure(exam, name, engine, tokenizer, Processes(), args.keep)
 
 
@@ -169,8 +139,8 @@ def _evaluate_split(args: argparse.Namespace) -> None:
     from excursions.evaluation.protocol import shares
     from excursions.models.processes import Processes
 
-    scale, split = _asked(args), args.split or "validation"
-    model, tokenizer, engine = _loaded(args)
+    scale, split = asked_scale(args), args.split or "validation"
+    model, tokenizer, engine = loaded(args)
     exam = make_exam(scale, split, args.questions or 50, args.shots)
     rows = pd.DataFrame(measure_outcomes(exam, engine, tokenizer, Processes())[0])
     print(f"{split} questions, {args.shots}-shot, {scale.evaluate.samples} samples each; Wilson's 95% intervals")
@@ -220,7 +190,7 @@ def plan(args: argparse.Namespace) -> None:
     from excursions.study.plan import describe_plan
     from excursions.study.planning import model_shape, suite_shape
 
-    study, scale, runs = args.study, _scale(args), _runs(args)
+    study, scale, runs = args.study, scale_of(args), named_runs(args)
     lender = study.checkpoint_suite(args.suite)
     public = study.public_suites.get(lender)
     shape = model_shape(scale) if public is None else suite_shape(public, runs[0].checkpoint, args.root)
@@ -243,7 +213,7 @@ def plan(args: argparse.Namespace) -> None:
 def cells(args: argparse.Namespace) -> None:
     from excursions.study.cells import study_cells
 
-    found, remark = study_cells(_runs(args), args.study, args.root, args.launcher)
+    found, remark = study_cells(named_runs(args), args.study, args.root, args.launcher)
     if args.json:
         print(json.dumps([asdict(cell) for cell in found], indent=1))
     else:
@@ -258,13 +228,13 @@ def sample(args: argparse.Namespace) -> None:
     from excursions.evaluation.outcomes import Exam, measure_outcomes
     from excursions.models.processes import Processes
 
-    scale = _scale(args)
+    scale = scale_of(args)
     questions = load_questions(scale)
     known = {q.id: q for split in vars(questions).values() for q in split}
     question = known[
         params.one_of(args.question, list(known), "question") if args.question else questions.validation[0].id
     ]
-    _, tokenizer, engine = _loaded(args)
+    _, tokenizer, engine = loaded(args)
     how = replace(scale.evaluate, samples=args.n, temperature=args.temperature, kept_samples=args.n)
     shown, steps = few_shot_examples(scale, args.shots), open_source(scale).check_steps()
     exam = Exam((question,), shown, scale.questions, how, frozenset([question.id]), steps)
@@ -280,7 +250,7 @@ def export(args: argparse.Namespace) -> None:
     from excursions.findings import estimates
     from excursions.results import tables as results
 
-    scale = _scale(args)
+    scale = scale_of(args)
     for split, rows in vars(load_questions(scale)).items():
         with whole_file(args.to / f"questions_{split}.jsonl") as file:
             file.write_text("".join(json.dumps(asdict(q)) + "\n" for q in rows), encoding="utf-8")
@@ -311,122 +281,3 @@ def smoke(args: argparse.Namespace) -> None:
     from excursions.study.smoke import run_smoke
 
     run_smoke(args.root, args.keep)
-
-
-def suite_checkpoints(study: Study, scale: str, suite: str, root: Path) -> tuple[str, ...]:
-    """Names of the checkpoints of a suite, or of the suite it starts from: those of params.yaml's `suites`, or of our
-    own pretraining. Raises UserError for a suite that is neither."""
-    suite = study.checkpoint_suite(suite)
-    if suite in study.public_suites:
-        return tuple(study.public_suites[suite].checkpoints)
-    own = sorted({"main", *(file.parent.name for file in (root / "checkpoints" / scale).glob("*/suite.json"))})
-    params.one_of(suite, dict.fromkeys([*own, *study.suites]), f"suite of {scale}")
-    return study.scale(scale, suite).pretrain.save
-
-
-def _scale(args: argparse.Namespace) -> params.Scale:
-    return args.study.scale(args.scale, getattr(args, "suite", "main"))
-
-
-def _scale_with(study: Study, benchmark: str | None) -> str:
-    """The scale that has a benchmark: nano before all others. Raises UserError if there is none."""
-    if benchmark is None:
-        return "nano"
-    scales: dict[str, str] = {}
-    for name in sorted(study.blocks, key=lambda name: name != "nano"):
-        questions = study.scale(name).questions
-        for found in filter(None, (questions.easy, questions.hard)):
-            scales.setdefault(found, name)
-    return scales[params.one_of(benchmark, scales, "benchmark")]
-
-
-def _check_evaluate(args: argparse.Namespace) -> None:
-    """Raises UserError for options that do not go together."""
-    useless: tuple[str, ...] = ("split", "general") if args.benchmark else ("json", "keep")
-    if args.compare:
-        useless = ("benchmark", "model", "checkpoint", "split", "general", "keep")
-    by = "--compare" if args.compare else "--benchmark" if args.benchmark else "evaluate without --benchmark"
-    for name in useless:
-        if getattr(args, name):
-            raise UserError(f"{by} takes no --{name}. `excursions evaluate --help` tells more.")
-
-
-def _cells(args: argparse.Namespace) -> list[tuple[str, str, str, str, int]]:
-    """The runs named by --checkpoint, --recipe and --seed, each of them all of params.yaml by default, each once."""
-    study = args.study
-    for name in args.recipe:
-        params.one_of(name, RECIPES, "recipe")
-    there = suite_checkpoints(study, args.scale, args.suite, args.root)
-    about = study.suites.get(args.suite, study)
-    where = "" if args.checkpoint else " (`checkpoints` of params.yaml, or else --checkpoint, names them)"
-    for name in args.checkpoint or about.checkpoints:
-        params.one_of(name, there, f"checkpoint of {args.scale}, suite {args.suite}{where}")
-    cells = (
-        (args.scale, args.suite, checkpoint, recipe, seed)
-        for checkpoint in args.checkpoint or about.checkpoints
-        for recipe in args.recipe or getattr(about, "recipes", study.recipes)
-        for seed in args.seed or study.seeds_of(recipe, checkpoint, args.suite)
-    )
-    return list(dict.fromkeys(cells))
-
-
-def _runs(args: argparse.Namespace) -> list:
-    """One at least. Raises UserError."""
-    from excursions.study.run import Run
-
-    runs = [Run(*cell) for cell in _cells(args)]
-    if not runs:
-        raise UserError(
-            f"{args.study.path} names no such run: `seeds` is empty, and `more_seeds` has no seed for these recipes "
-            "and checkpoints; name seeds there, or with --seed."
-        )
-    return runs
-
-
-def _checkpoint(args: argparse.Namespace) -> str:
-    """The one that --checkpoint names, the last of the suite by default."""
-    there = suite_checkpoints(args.study, args.scale, args.suite, args.root)
-    return params.one_of(args.checkpoint or there[-1], there, f"checkpoint of {args.scale}, suite {args.suite}")
-
-
-def _parameters(pairs: Iterable[str]) -> dict[str, object]:
-    """The values that --parameter gives a notebook. Raises UserError."""
-    found: dict[str, object] = {}
-    for pair in pairs:
-        name, is_pair, text = pair.partition("=")
-        if not is_pair:
-            raise UserError(f"--parameter {pair}: accepted: name=value, e.g. checkpoint=p56.")
-        found[name] = value = keys.plain_value(text)
-        if name == "seed" and not (type(value) is int and value in params.SEED):
-            raise UserError(f"--parameter {pair}: accepted: a whole number, {params.SEED}.")
-        if name in ("suite", "checkpoint", "scale"):
-            found[name] = params.checked_name(text, name) if text else ""
-    return found
-
-
-def _asked(args: argparse.Namespace) -> params.Scale:
-    """The scale with the numbers that `evaluate` is given."""
-    scale = _scale(args)
-    given = {name: getattr(args, name) for name in ("samples", "max_new_tokens") if getattr(args, name)}
-    return replace(scale, evaluate=replace(scale.evaluate, **given))
-
-
-def _loaded(args: argparse.Namespace) -> tuple:
-    """The model of --model or --checkpoint on its device, its tokenizer, and an engine that samples from it."""
-    from excursions.models.model import load_model, use_machine
-    from excursions.models.suites import checkpoint_folder, find_model, prepare_suite
-    from excursions.rollout.engines import start_engine
-
-    device = use_machine(args.threads)
-    study, scale, suite = args.study, _scale(args), args.study.checkpoint_suite(args.suite)
-    if args.model is not None:
-        folder = find_model(args.model)
-    elif suite in study.public_suites:
-        name = _checkpoint(args)
-        folder = prepare_suite(study, args.scale, suite, [name], args.root)[name]
-    else:
-        folder = checkpoint_folder(args.root, args.scale, suite, _checkpoint(args))
-    model, tokenizer = load_model(folder)
-    model.to(device)
-    name = args.engine or (scale.engine.name if args.model is None else "transformers")
-    return model, tokenizer, start_engine(replace(scale.engine, name=name), model, tokenizer)

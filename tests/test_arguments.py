@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from study_file import write_study
 
-from excursions import cli, commands, keys
+from excursions import cli, keys
+from excursions.arguments import check, named_cells, suite_checkpoints
 from excursions.params import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ def parsed(monkeypatch):
 
     def parse(*arguments):
         args = cli._parse(list(arguments))
-        commands.check(args)
+        check(args)
         return args
 
     return parse
@@ -126,7 +127,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported():
 
 def test_options_that_are_given_again_add_up_and_nothing_is_named_twice(parsed):
     args = parsed("train", "--recipe", "rl", "--recipe", "sft", "rl", "--seed", "0", "0", "--checkpoint", "p20")
-    assert commands._cells(args) == [("nano", "main", "p20", "rl", 0), ("nano", "main", "p20", "sft", 0)]
+    assert named_cells(args) == [("nano", "main", "p20", "rl", 0), ("nano", "main", "p20", "sft", 0)]
     args = parsed("notebook", "audit", "-p", "checkpoint=p56", "-p", "recipe=parallel", "seed=2")
     assert args.parameters == {"checkpoint": "p56", "recipe": "parallel", "seed": 2}
     assert parsed("train").recipe == [], "the default is not what the call before has added"
@@ -159,6 +160,6 @@ def test_a_suite_of_our_own_that_is_there_may_be_named(tmp_path):
     study = load(ROOT / "params.yaml")
     (tmp_path / "checkpoints" / "nano" / "tried").mkdir(parents=True)
     (tmp_path / "checkpoints" / "nano" / "tried" / "suite.json").write_text("{}")
-    assert commands.suite_checkpoints(study, "nano", "tried", tmp_path) == study.scale("nano").pretrain.save
+    assert suite_checkpoints(study, "nano", "tried", tmp_path) == study.scale("nano").pretrain.save
     with pytest.raises(UserError, match="Did you mean 'tried'"):
-        commands.suite_checkpoints(study, "nano", "tired", tmp_path)
+        suite_checkpoints(study, "nano", "tired", tmp_path)

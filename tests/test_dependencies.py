@@ -18,6 +18,7 @@ DESCRIBING = {
     "__init__",
     "blocks",
     "cli",
+    "arguments",
     "commands",
     "files",
     "keys",

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from excursions import cli, params, tree
-from excursions.commands import suite_checkpoints
+from excursions.arguments import suite_checkpoints
 from excursions.models.model import count_parameters, load_model, weight_files
 from excursions.models.processes import Processes
 from excursions.models.scoring import completion_logprobs

@@ -1,0 +1,160 @@
+"""What the arguments of a command name, looked up before anything heavy is imported: a mistake costs no time."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from excursions import keys, params
+from excursions.params import RECIPES, Study, UserError
+from excursions.study import tries
+
+
+def check(args: argparse.Namespace) -> None:
+    """Looks up all that the arguments name, in params.yaml and by their form. Raises UserError."""
+    if args.run.__name__ == "evaluate":
+        _check_evaluate(args)
+        if args.compare:
+            return
+    for what in ("scale", "suite"):
+        if getattr(args, what, None) is not None:
+            params.checked_name(getattr(args, what), what)
+    if hasattr(args, "scale"):
+        file = args.root / "params.yaml"
+        if file.is_file() or args.run.__name__ not in ("notebook", "site", "claims"):
+            args.study = params.load(file)
+            args.scale = args.scale or _scale_with(args.study, args.benchmark)
+            scale_of(args)
+    if hasattr(args, "recipe"):
+        named_cells(args)
+    elif hasattr(args, "checkpoint") and args.model is None:
+        named_checkpoint(args)
+    if args.run.__name__ == "try_":
+        (checkpoint,), (recipe,) = args.checkpoint, args.recipe
+        args.seed = args.seed or [0]
+        args.planned = tries.plan_try(
+            args.study, args.root, args.name, args.scale, checkpoint, recipe, args.seed, args.set
+        )
+    if args.run.__name__ == "notebook":
+        args.parameters = _parameters(args.parameter)
+
+
+def suite_checkpoints(study: Study, scale: str, suite: str, root: Path) -> tuple[str, ...]:
+    """Names of the checkpoints of a suite, or of the suite it starts from: those of params.yaml's `suites`, or of our
+    own pretraining. Raises UserError for a suite that is neither."""
+    suite = study.checkpoint_suite(suite)
+    if suite in study.public_suites:
+        return tuple(study.public_suites[suite].checkpoints)
+    own = sorted({"main", *(file.parent.name for file in (root / "checkpoints" / scale).glob("*/suite.json"))})
+    params.one_of(suite, dict.fromkeys([*own, *study.suites]), f"suite of {scale}")
+    return study.scale(scale, suite).pretrain.save
+
+
+def scale_of(args: argparse.Namespace) -> params.Scale:
+    return args.study.scale(args.scale, getattr(args, "suite", "main"))
+
+
+def _scale_with(study: Study, benchmark: str | None) -> str:
+    """The scale that has a benchmark: nano before all others. Raises UserError if there is none."""
+    if benchmark is None:
+        return "nano"
+    scales: dict[str, str] = {}
+    for name in sorted(study.blocks, key=lambda name: name != "nano"):
+        questions = study.scale(name).questions
+        for found in filter(None, (questions.easy, questions.hard)):
+            scales.setdefault(found, name)
+    return scales[params.one_of(benchmark, scales, "benchmark")]
+
+
+def _check_evaluate(args: argparse.Namespace) -> None:
+    """Raises UserError for options that do not go together."""
+    useless: tuple[str, ...] = ("split", "general") if args.benchmark else ("json", "keep")
+    if args.compare:
+        useless = ("benchmark", "model", "checkpoint", "split", "general", "keep")
+    by = "--compare" if args.compare else "--benchmark" if args.benchmark else "evaluate without --benchmark"
+    for name in useless:
+        if getattr(args, name):
+            raise UserError(f"{by} takes no --{name}. `excursions evaluate --help` tells more.")
+
+
+def named_cells(args: argparse.Namespace) -> list[tuple[str, str, str, str, int]]:
+    """The runs named by --checkpoint, --recipe and --seed, each of them all of params.yaml by default, each once."""
+    study = args.study
+    for name in args.recipe:
+        params.one_of(name, RECIPES, "recipe")
+    there = suite_checkpoints(study, args.scale, args.suite, args.root)
+    about = study.suites.get(args.suite, study)
+    where = "" if args.checkpoint else " (`checkpoints` of params.yaml, or else --checkpoint, names them)"
+    for name in args.checkpoint or about.checkpoints:
+        params.one_of(name, there, f"checkpoint of {args.scale}, suite {args.suite}{where}")
+    cells = (
+        (args.scale, args.suite, checkpoint, recipe, seed)
+        for checkpoint in args.checkpoint or about.checkpoints
+        for recipe in args.recipe or getattr(about, "recipes", study.recipes)
+        for seed in args.seed or study.seeds_of(recipe, checkpoint, args.suite)
+    )
+    return list(dict.fromkeys(cells))
+
+
+def named_runs(args: argparse.Namespace) -> list:
+    """One at least. Raises UserError."""
+    from excursions.study.run import Run
+
+    runs = [Run(*cell) for cell in named_cells(args)]
+    if not runs:
+        raise UserError(
+            f"{args.study.path} names no such run: `seeds` is empty, and `more_seeds` has no seed for these recipes "
+            "and checkpoints; name seeds there, or with --seed."
+        )
+    return runs
+
+
+def named_checkpoint(args: argparse.Namespace) -> str:
+    """The one that --checkpoint names, the last of the suite by default."""
+    there = suite_checkpoints(args.study, args.scale, args.suite, args.root)
+    return params.one_of(args.checkpoint or there[-1], there, f"checkpoint of {args.scale}, suite {args.suite}")
+
+
+def _parameters(pairs: Iterable[str]) -> dict[str, object]:
+    """The values that --parameter gives a notebook. Raises UserError."""
+    found: dict[str, object] = {}
+    for pair in pairs:
+        name, is_pair, text = pair.partition("=")
+        if not is_pair:
+            raise UserError(f"--parameter {pair}: accepted: name=value, e.g. checkpoint=p56.")
+        found[name] = value = keys.plain_value(text)
+        if name == "seed" and not (type(value) is int and value in params.SEED):
+            raise UserError(f"--parameter {pair}: accepted: a whole number, {params.SEED}.")
+        if name in ("suite", "checkpoint", "scale"):
+            found[name] = params.checked_name(text, name) if text else ""
+    return found
+
+
+def asked_scale(args: argparse.Namespace) -> params.Scale:
+    """The scale with the numbers that `evaluate` is given."""
+    scale = scale_of(args)
+    given = {name: getattr(args, name) for name in ("samples", "max_new_tokens") if getattr(args, name)}
+    return replace(scale, evaluate=replace(scale.evaluate, **given))
+
+
+def loaded(args: argparse.Namespace) -> tuple:
+    """The model of --model or --checkpoint on its device, its tokenizer, and an engine that samples from it."""
+    from excursions.models.model import load_model, use_machine
+    from excursions.models.suites import checkpoint_folder, find_model, prepare_suite
+    from excursions.rollout.engines import start_engine
+
+    device = use_machine(args.threads)
+    study, scale, suite = args.study, scale_of(args), args.study.checkpoint_suite(args.suite)
+    if args.model is not None:
+        folder = find_model(args.model)
+    elif suite in study.public_suites:
+        name = named_checkpoint(args)
+        folder = prepare_suite(study, args.scale, suite, [name], args.root)[name]
+    else:
+        folder = checkpoint_folder(args.root, args.scale, suite, named_checkpoint(args))
+    model, tokenizer = load_model(folder)
+    model.to(device)
+    name = args.engine or (scale.engine.name if args.model is None else "transformers")
+    return model, tokenizer, start_engine(replace(scale.engine, name=name), model, tokenizer)
