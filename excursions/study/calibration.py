@@ -49,10 +49,10 @@ its plateau when that is less than {plateau:g} point).
 
 
 def write_report(study: Study, scale_name: str, root: Path) -> Path:
-    """Writes docs/calibration.md; the criteria are measured anew only where suite or questions have changed."""
+    """Writes docs/calibration.md; the criteria, kept in docs/calibration.json, are measured anew only where suite or questions have changed."""
     scale = study.scale(scale_name)
     folder = suite_folder(root, scale_name, "main")
-    kept = root / "results" / scale_name / "criteria.json"
+    kept = root / "docs" / "calibration.json"
     key = {"suite": pretrain.fingerprint(scale), "questions": questions_digest(scale), "shots": scale.evaluate.shots}
     found = read_json(kept) or {}
     if found.get("key") != key:
