@@ -49,7 +49,8 @@ its plateau when that is less than {plateau:g} point).
 
 
 def write_report(study: Study, scale_name: str, root: Path) -> Path:
-    """Writes docs/calibration.md; the criteria, kept in docs/calibration.json, are measured anew only where suite or questions have changed."""
+    """Writes docs/calibration.md. The criteria are kept in docs/calibration.json, and measured anew only where suite or
+    questions have changed."""
     scale = study.scale(scale_name)
     folder = suite_folder(root, scale_name, "main")
     kept = root / "docs" / "calibration.json"
