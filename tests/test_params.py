@@ -225,9 +225,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_number_without_a_point_is_a_number(tmp_path):
-    text = FILE.read_text().replace("learning_rate: 4.0e-4", "learning_rate: 4e-4")
+    text = FILE.read_text().replace("learning_rate: 2.0e-4", "learning_rate: 2e-4")
     assert text != FILE.read_text()
-    assert load_text("\ufeff" + text, tmp_path).scale("nano").rl.learning_rate == 4e-4
+    assert load_text("\ufeff" + text, tmp_path).scale("nano").rl.learning_rate == 2e-4
 
 
 def test_braces_in_a_prompt_stand_for_themselves(raw):

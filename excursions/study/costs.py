@@ -226,15 +226,15 @@ def reduce_study(runs: Sequence[Run], scale: Scale) -> tuple[list[Run], Scale, d
 
 
 def results_bytes(recipe: str, scale: Scale, lengths: Lengths) -> float:
-    """The size of a run's folder, in the proportions of committed runs: 15 kB, 3 bytes a question asked, 2 a general
-    item, 0.9 a token of the completions that are kept, and of a step of the log 32, with RL 140."""
+    """The size of a run's folder, in the proportions of committed runs: 14 kB, 2 bytes a question asked, 2 a general
+    item, half a byte a token of the completions that are kept, and of a step of the log 32, with RL 100."""
     times = 1 if recipe == "base" else 2
     questions = times * asked(scale, scale.questions.test)
     questions += (times - 1) * scale.evaluate.between * asked(scale, scale.evaluate.questions_between)
     kept = times * 2 * scale.evaluate.kept_questions * scale.evaluate.kept_samples * lengths.completion
     items = sum(min(count, scale.evaluate.general or count) for count, *_ in GENERAL.values())
-    step = 32 if recipe in ("sft", "sft_gold") else 140
-    return 15_000 + 3 * questions + 2 * items + 0.9 * kept + step * run_steps(recipe, scale)
+    step = 32 if recipe in ("sft", "sft_gold") else 100
+    return 14_000 + 2 * questions + 2 * items + 0.5 * kept + step * run_steps(recipe, scale)
 
 
 def disk_bytes(
