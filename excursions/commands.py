@@ -42,6 +42,7 @@ def data(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    """Apart from `data`, as the stage of that name does not run it and so does not depend on its code."""
     from excursions.study.calibration import write_report
 
     print(write_report(args.study, args.scale, args.root))
@@ -186,7 +187,8 @@ def verify(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
-    from excursions.study.costs import describe_costs, find_machine
+    from excursions.study.cost_report import describe_costs
+    from excursions.study.costs import find_machine
     from excursions.study.plan import describe_plan
     from excursions.study.planning import model_shape, suite_shape
 

@@ -6,6 +6,7 @@ import yaml
 
 from excursions import params
 from excursions.params import RECIPES, Study
+from excursions.study.smoke import with_head
 
 FILE = Path(__file__).parents[1] / "params.yaml"
 HEAD = {
@@ -21,9 +22,7 @@ HEAD = {
 def read_study(**head) -> dict:
     """params.yaml as it is read, a new one at each call, with HEAD, the public suites alone, and then `head` as its
     top-level keys."""
-    raw = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    public = {name: suite for name, suite in raw["suites"].items() if "model" in suite}
-    return raw | HEAD | {"suites": public} | head
+    return with_head(yaml.safe_load(FILE.read_text(encoding="utf-8")), HEAD | head)
 
 
 def write_study(root: Path, **head) -> Study:

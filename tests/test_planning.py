@@ -33,7 +33,7 @@ from excursions.recipes import RECIPES as TABLE
 from excursions.rollout.sampler import Completion
 from excursions.rollout.torch_engine import TorchEngine
 from excursions.rollout.transformers_engine import TransformersEngine
-from excursions.study import costs, planning
+from excursions.study import cost_report, costs, planning
 from excursions.study.cells import study_cells
 from excursions.study.planning import Lengths
 from excursions.study.run import Run
@@ -419,14 +419,14 @@ def test_what_does_not_fit_comes_with_the_largest_micro_batch_that_does(study):
     shape, lengths = planning.model_shape(scale), costs.find_lengths(scale, ROOT / "nowhere", "paper", "main")
 
     def advice(machine):
-        lines = costs._memory_lines(scale, shape, lengths, machine, True)
+        lines = cost_report._memory_lines(scale, shape, lengths, machine, True)
         return [line for line in lines if line.startswith("  rl does not fit")]
 
     def fits(size):
         memory = planning.stage_memory(
             "rl", replace(scale, rl=replace(scale.rl, micro_batch=size)), shape, lengths, 8, True
         )
-        return min(memory.total, memory.sharded(8)) <= costs.FITS * 80e9
+        return min(memory.total, memory.sharded(8)) <= cost_report.FITS * 80e9
 
     (line,) = advice(costs.GPU)
     size = int(line.split("rl.micro_batch: ")[1].split()[0])

@@ -36,9 +36,7 @@ def run_smoke(root: Path, keep: Path | None = None) -> Path:
             if name.split("/")[0] not in GENERATED and (root / name).is_file():
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, copy / name)
-        params = keys.read_yaml(copy / "params.yaml")
-        public = {name: suite for name, suite in params["suites"].items() if "model" in suite}  # ours name checkpoints
-        params |= STUDY | {"suites": public}
+        params = with_head(keys.read_yaml(copy / "params.yaml"), STUDY)
         (copy / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
         _git(copy, "init", "--quiet")
         done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=copy, env=environment(copy))
@@ -49,6 +47,12 @@ def run_smoke(root: Path, keep: Path | None = None) -> Path:
         return copy
     finally:
         shutil.rmtree(parent, ignore_errors=True)
+
+
+def with_head(raw: dict, head: dict) -> dict:
+    """params.yaml with other top-level keys, and of its suites the public ones alone: ours name checkpoints of nano."""
+    public = {name: suite for name, suite in raw["suites"].items() if "model" in suite}
+    return raw | {"suites": public} | head
 
 
 def environment(copy: Path) -> dict[str, str]:
