@@ -1,4 +1,9 @@
-"""Runs every benchmark in a process of its own and writes docs/benchmarks.md and docs/benchmarks.svg: `make bench`."""
+"""Runs the benchmarks, each in a process of its own, and writes what they found to docs/: `make bench`.
+
+docs/benchmarks.json holds the rows of each kind of machine (cpu, gpu): a run replaces those of its own kind.
+docs/benchmarks.md and docs/benchmarks.svg are made from it; `python benchmarks/table.py --again` makes them without
+measuring.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +17,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
+from measuring import ON_GPU
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).parents[1] / "docs"
-SCRIPTS = ("sampling", "grpo_step", "pretraining", "evaluation")
+STORE = DOCS / "benchmarks.json"
+SCRIPTS = {"cpu": ("sampling", "grpo_step", "pretraining", "evaluation"), "gpu": ("sampling", "grpo_step")}
 LIBRARIES = ("torch", "transformers", "trl", "lm-eval")
 # prints the script's table, and its peak memory as the last line of what it writes
 WITH_PEAK = (
@@ -22,6 +30,34 @@ WITH_PEAK = (
     "runpy.run_path(sys.argv[0], run_name='__main__');"
     "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
 )
+HOW = {
+    "cpu": "Each line's two sides were measured in turn in one process on one thread, in CPU seconds. `floor`: what "
+    "the products with the weights alone take at the rate of a 1024 x 1024 product in fp32 in the same process.",
+    "gpu": "Each line's two sides were measured in turn in one process on one GPU, in seconds of the clock, in "
+    "bfloat16. `floor`: what the products with the weights alone take at the rate of an 8192 x 8192 product in it.",
+}
+
+
+def main() -> None:
+    """Measures, stores, writes table and figure."""
+    found = json.loads(STORE.read_text(encoding="utf-8")) if STORE.is_file() else {}
+    if "--again" not in sys.argv:
+        kind = "gpu" if ON_GPU else "cpu"
+        rows = []
+        for script in SCRIPTS[kind]:
+            of_script, memory = run(script)
+            rows += [row | {"memory": memory} for row in of_script]
+        versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+        found[kind] = {
+            "machine": machine(),
+            "versions": f"Python {platform.python_version()}, {versions}",
+            "rows": rows,
+        }
+        if kind == "cpu":
+            found[kind]["growth"] = run("growth")[0]
+        STORE.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (DOCS / "benchmarks.md").write_text(page(found), encoding="utf-8")
+    draw(pd.DataFrame(found["cpu"]["growth"]))
 
 
 def run(script: str) -> tuple[list[dict], float]:
@@ -36,41 +72,32 @@ def run(script: str) -> tuple[list[dict], float]:
         return json.loads(rows.read_text(encoding="utf-8")), int(done.stderr.split()[-1]) / 2**20
 
 
-def main() -> None:
-    """Writes the table and the figure."""
-    lines = []
-    for script in SCRIPTS:
-        rows, memory = run(script)
-        for row in rows:
+def machine() -> str:
+    """The name of the GPU, or of the processor."""
+    if ON_GPU:
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
+
+
+def page(found: dict) -> str:
+    """docs/benchmarks.md."""
+    parts = ["# Speed\n\nMade by `make bench` from docs/benchmarks.json.\n"]
+    for kind, about in sorted(found.items()):
+        rows = []
+        for row in about["rows"]:
             cells = [_number(row.get(name)) for name in ("ours", "peer", "ratio", "floor")]
-            about = [row.get("peer_name", ""), row.get("of it", ""), f"{memory:.1f}"]
-            lines.append(f"| {' | '.join([row['job'], *cells, *about])} |")
-    growth = pd.DataFrame(run("growth")[0])
-    draw(growth)
-    machine = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )
-    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    (DOCS / "benchmarks.md").write_text(
-        f"""# Speed
-
-Made by `make bench`; each line's two sides were measured in turn in one process on one thread, in CPU seconds.
-Machine: {machine}. Python {platform.python_version()}, {versions}.
-
-`floor`: what the products with the weights alone take at the rate of a 1024 x 1024 product in the same process.
-
-| job | ours | peer | ratio | floor | peer is | of it | peak memory, GB |
-|---|---|---|---|---|---|---|---|
-{chr(10).join(lines)}
-
-## How a GRPO step grows
-![seconds of a GRPO step](benchmarks.svg)
-
-{growth.to_markdown(index=False, floatfmt=".2f")}
-""",
-        encoding="utf-8",
-    )
+            cells += [row.get("peer_name", ""), row.get("of it", ""), _number(row.get("memory"))]
+            rows.append(f"| {' | '.join([row['job'], *cells])} |\n")
+        parts.append(
+            f"\n## On a {kind.upper()}\n\nMachine: {about['machine']}. {about['versions']}. {HOW[kind]}\n\n"
+            "| job | ours | peer | ratio | floor | peer is | of it | peak memory, GB |\n"
+            "|---|---|---|---|---|---|---|---|\n"
+        )
+        parts += rows
+    growth = pd.DataFrame(found["cpu"]["growth"]).to_markdown(index=False, floatfmt=".2f")
+    parts.append(f"\n## How a GRPO step grows\n![seconds of a GRPO step](benchmarks.svg)\n\n{growth}\n")
+    return "".join(parts)
 
 
 def draw(growth: pd.DataFrame) -> None:

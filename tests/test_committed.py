@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from excursions import params
-from excursions.findings import estimates
+from excursions.findings import estimates, site
 from excursions.models.model import load_model
 from excursions.models.processes import Processes
 from excursions.results import tables as results
@@ -42,6 +42,12 @@ def test_tables_are_complete_and_hold_the_contract():
     assert (general.groupby(["checkpoint", "recipe", "seed"]).size() == 6 * NANO.evaluate.general).all()
     difference = results.load_training(ROOT, "nano")["sampling/sampling_logp_difference/max"]
     assert difference.max() < 1e-2  # what is sampled is what is scored
+
+
+def test_the_lines_of_the_readme_are_computed():
+    lines = site.what_came_out(results.load_tables(ROOT, "nano"))
+    said = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(lines) == 5 and "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1)) in said
 
 
 def test_base_is_not_saturated_at_the_last_checkpoint():

@@ -119,6 +119,20 @@ def test_the_same_files_give_the_same_bytes(project):
     assert str(project).encode() not in b"".join(first.values())
 
 
+def test_the_readme_gets_the_lines_between_its_marks(tmp_path):
+    file = tmp_path / "README.md"
+    site.write_into_readme(file, ["one"])
+    assert not file.exists()
+    text = "# a\n<!-- what came out, written by `excursions site` -->\n\n{}\n\n<!-- to here -->\nb\n"
+    for lines in (["one", r"two \1"], ["other"]):
+        file.write_text(text.format("1. old\n2. old\n3. old"))
+        site.write_into_readme(file, lines)
+        assert file.read_text() == text.format("\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1)))
+    file.write_text("no marks")
+    site.write_into_readme(file, ["one"])
+    assert file.read_text() == "no marks"
+
+
 def test_explore_shows_the_parameters_without_widgets(project):
     page = notebook.run("explore", "nano", project, {"recipe": "sft", "other": "base"}).read_text(encoding="utf-8")
     assert "sft from p88, seed 0: problems solved" in page and "sft against base from p88, easy" in page

@@ -85,7 +85,7 @@ class Contrast:
 Measure = Callable[["Check", Tables], list[Contrast]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is one of a kind, and so a key
 class Check:
     """A claim and how it is tested."""
 

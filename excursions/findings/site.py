@@ -14,17 +14,21 @@ from markupsafe import Markup
 
 from excursions import params, recipes
 from excursions.files import whole_file
-from excursions.findings import estimates, explorer, pages
+from excursions.findings import curves, estimates, explorer, headlines, pages
 from excursions.results import tables as results
+
+BLOCK = re.compile(r"(<!-- what came out, written by `excursions site` -->\n).*?(\n<!-- to here -->)", re.S)
 
 
 def write_site(root: Path | str, scale: str) -> list[Path]:
-    """Writes reports/<scale>/index.html, explorer.html, samples.html and what they load; returns the paths.
+    """Writes reports/<scale>/index.html, explorer.html, samples.html and what they load; returns the paths. The lines
+    of the first scale of params.yaml stand in README.md too.
 
     Raises UserError where the results or params.yaml cannot be read.
     """
     root = Path(root)
-    block = params.load(root / "params.yaml").scale(scale)
+    study = params.load(root / "params.yaml")
+    block = study.scale(scale)
     tables = results.load_tables(root, scale)
     cells = tables.outcomes[explorer.RUN].drop_duplicates()
     folder = root / "reports" / scale
@@ -46,8 +50,11 @@ def write_site(root: Path | str, scale: str) -> list[Path]:
         for name in ("claims", *pages.PAGES)
         if (root / "figures" / scale / f"{name}.svg").is_file() and (name == "claims" or name in by_result)
     ]
+    lines = what_came_out(tables)
+    if scale == study.scales[0]:
+        write_into_readme(root / "README.md", lines)
     written: dict[str, dict] = {
-        "index": {"by_result": by_result, "figures": figures},
+        "index": {"by_result": by_result, "figures": figures, "lines": lines},
         "explorer": {"data": _embedded(charted)},
         "samples": {"data": _embedded(shared | kept)},
     }
@@ -56,6 +63,30 @@ def write_site(root: Path | str, scale: str) -> list[Path]:
     with whole_file(folder / "vega.min.js") as temporary:
         temporary.write_bytes((pages.FOLDER / "vega.min.js").read_bytes())
     return [folder / f"{name}.html" for name in written] + [folder / "vega.min.js"]
+
+
+def what_came_out(tables: results.Tables) -> list[str]:
+    """One sentence a result: the first of what its notebook opens with."""
+    pairs = [("rl", "base"), ("rl", "sft"), ("rl", "sft_gold"), ("sft_rl", "sft")]
+    pairs += [("parallel", other) for other in ("rl", "sft", "sft_rl")]
+    changes, general = curves.gains(tables, pairs), curves.general_gains(tables)
+    return [
+        headlines.early_rl(changes)[0],
+        headlines.scarce_demonstrations(changes)[0],
+        headlines.sharpening_or_expansion(changes)[0],
+        headlines.general_capabilities(general)[0],
+        headlines.parallel_averaging(changes, general)[0],
+    ]
+
+
+def write_into_readme(file: Path, lines: list[str]) -> None:
+    """Puts the lines between the marks in README.md; a README without marks, or none, stays as it is."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    block = "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
+    changed = BLOCK.sub(lambda found: f"{found[1]}\n{block}\n{found[2]}", text)
+    if changed != text:
+        with whole_file(file) as temporary:
+            temporary.write_text(changed, encoding="utf-8")
 
 
 def _multiples(tables: results.Tables) -> dict[str, dict[str, float]]:

@@ -63,6 +63,7 @@ def raw(name: str) -> pd.DataFrame:
     return pd.read_csv(FOLDER / f"paper_{name}.csv")
 
 
+@functools.cache
 def pass_at_k() -> pd.DataFrame:
     """The curves to lay beside ours: for each benchmark and recipe the one figure that the doubts speak for.
 
@@ -88,6 +89,7 @@ def pass_at_k() -> pd.DataFrame:
     return finish(table, half)[columns].sort_values(["role", "k", "recipe", "tokens_b"], ignore_index=True)
 
 
+@functools.cache
 def general() -> pd.DataFrame:
     """Accuracy on the six general benchmarks and their mean `average`, for base, rl, sft, sft_gold.
 
@@ -114,6 +116,7 @@ def general() -> pd.DataFrame:
     return finish(table, half)[columns].sort_values(["benchmark", "recipe", "tokens_b"], ignore_index=True)
 
 
+@functools.cache
 def hard_gains() -> pd.DataFrame:
     """RL minus base on MATH for three pretraining set-ups (the figure gives differences only).
 
