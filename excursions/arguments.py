@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from excursions import keys, params
+from excursions import keys, params, tree
 from excursions.params import RECIPES, Study, UserError
 from excursions.study import tries
 
@@ -31,6 +31,10 @@ def check(args: argparse.Namespace) -> None:
         named_cells(args)
     elif hasattr(args, "checkpoint") and args.model is None:
         named_checkpoint(args)
+        if args.kept is not None:
+            args.model = str(_kept_model(args))
+    elif getattr(args, "kept", None) is not None:
+        raise UserError(f"--recipe {args.kept} goes with --checkpoint; --model {args.model} names a model by itself.")
     if args.run.__name__ == "try_":
         (checkpoint,), (recipe,) = args.checkpoint, args.recipe
         args.seed = args.seed or [0]
@@ -115,6 +119,18 @@ def named_checkpoint(args: argparse.Namespace) -> str:
     """The one that --checkpoint names, the last of the suite by default."""
     there = suite_checkpoints(args.study, args.scale, args.suite, args.root)
     return params.one_of(args.checkpoint or there[-1], there, f"checkpoint of {args.scale}, suite {args.suite}")
+
+
+def _kept_model(args: argparse.Namespace) -> Path:
+    """The folder of a trained model that was kept. Raises UserError if it was not."""
+    recipe, _, seed = args.kept.partition("/")
+    params.one_of(recipe, [name for name in RECIPES if name != "base"], "recipe that trains")
+    cell = (args.scale, args.suite, named_checkpoint(args), recipe)
+    kept = {folder.name: folder for folder in sorted(tree.trained_folder(args.root, *cell, 0).parent.glob("seed-*"))}
+    if not kept:
+        folder = tree.trained_folder(args.root, *cell, 0)
+        raise UserError(f"{folder}: no trained model was kept there. `excursions train --keep-model` keeps them.")
+    return kept[params.one_of(seed or "seed-0", list(kept), f"kept model of {recipe} from {cell[2]}")]
 
 
 def _parameters(pairs: Iterable[str]) -> dict[str, object]:

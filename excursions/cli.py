@@ -118,6 +118,12 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     def which_model(added: Parser) -> None:
         added.add_argument("--checkpoint", metavar="pNN", help="a checkpoint of the suite (default: its last)")
         added.add_argument("--model", metavar="FOLDER|NAME[@REVISION]", help="any Hugging Face model, instead")
+        added.add_argument(
+            "--recipe",
+            dest="kept",
+            metavar="RECIPE[/seed-K]",
+            help="what it became by this recipe, kept in trained/ (default seed: 0)",
+        )
         added.add_argument("--shots", type=NATURAL, default=0, help="worked examples in the prompt (default: 0)")
         added.add_argument(
             "--engine", choices=ENGINES, help="what samples (default: that of the scale; transformers for --model)"
@@ -194,7 +200,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         commands.evaluate,
         "Measures any model: pass@k on questions of the study, or on one benchmark's test set as the paper does.",
         "--checkpoint p40 --shots 2 --general",
-        "--model trained/nano/main/p40/rl/seed-0",
+        "--checkpoint p20 --recipe rl",
         "--model EleutherAI/pythia-1b@step3000 --benchmark gsm8k --shots 8 --samples 32 --keep a.jsonl",
         "--compare a.jsonl b.jsonl",
     )
@@ -248,6 +254,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     )
     which_runs(added)
     added.add_argument("--reduced", action="store_true", help="details of the reduced study, not of the whole")
+    added.add_argument("--measure", action="store_true", help="do one training step of each recipe here, and time it")
     added.add_argument(
         "--gpu-tflops", type=POSITIVE, help="peak of one GPU (default: 989, an H100 in bf16; a core: 0.1)"
     )

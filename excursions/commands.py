@@ -187,9 +187,10 @@ def verify(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
+    from excursions.models.suites import prepare_suite
     from excursions.study.cost_report import describe_costs
     from excursions.study.costs import find_machine
-    from excursions.study.plan import describe_plan
+    from excursions.study.plan import describe_plan, measure_steps, prompts_line
     from excursions.study.planning import model_shape, suite_shape
 
     study, scale, runs = args.study, scale_of(args), named_runs(args)
@@ -206,10 +207,15 @@ def plan(args: argparse.Namespace) -> None:
     )
     pretrained = public is not None or lender != args.suite
     print("\n".join(describe_costs(runs, scale, shape, args.root, machine, pretrained, args.reduced)))
+    print(prompts_line(scale, runs[0].checkpoint_folder(args.root)))
     try:
         print("\n".join(describe_plan(runs, scale, args.root)))
     except UserError as error:  # of checkpoints that are gone, which results are there for
         print(f"which runs are there is not known: {error}")
+    if args.measure:
+        if public is not None:
+            prepare_suite(study, args.scale, lender, [runs[0].checkpoint], args.root)
+        print("\n".join(measure_steps(runs, scale, args.root)))
 
 
 def cells(args: argparse.Namespace) -> None:

@@ -66,8 +66,11 @@ def test_sample_evaluate_and_plan_on_a_checkpoint(project, capsys):
     assert main(["evaluate", *where, "--questions", "2"]) == 0
     printed = capsys.readouterr().out
     assert "validation questions, 0-shot" in printed and "Wilson" in printed and "pass@1" in printed
-    assert main(["plan", *where, "--checkpoint", "p88", "--recipe", "rl"]) == 0
-    assert "to compute" in capsys.readouterr().out
+    assert main(["plan", *where, "--checkpoint", "p88", "--recipe", "rl", "sft", "--measure"]) == 0
+    printed = capsys.readouterr().out
+    assert "to compute" in printed and printed.count("the first step took") == 2
+    assert "2 steps of 3 runs would take" in printed, "seeds 0, 1, 2"
+    assert "prompts: plain, without BOS (the tokenizer's own rule)" in printed
 
 
 def test_data_report_is_written(project, capsys):

@@ -321,5 +321,5 @@ def test_a_table_shows_estimates_with_intervals_in_the_order_of_the_rows():
         }
     )
     shown = report.table(rows, ["recipe"], ["k"], "a & b").data
-    assert "<caption>a &amp; b</caption>" in shown and "12.3 [10.0, 14.0]" in shown and "pass@8" in shown
+    assert "<caption>a &amp; b</caption>" in shown and "12.3\xa0[10.0,\xa014.0]" in shown and "pass@8" in shown
     assert shown.index(">RL<") < shown.index(">base (few-shot)<")

@@ -1,6 +1,7 @@
 """Runs: the same seed gives the same bytes, killed or not; only what is new is computed; mistakes are named."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,11 @@ from excursions.files import locked
 from excursions.models.model import load_model
 from excursions.models.processes import Processes
 from excursions.models.state import saved_states
-from excursions.params import RECIPES, UserError
+from excursions.params import RECIPES, Style, UserError
 from excursions.results import tables as results
 from excursions.rollout.torch_engine import TorchEngine
 from excursions.study import code, equality, one_run
-from excursions.study.one_run import train_run
+from excursions.study.one_run import train_run, use_cores
 from excursions.study.plan import describe_plan
 from excursions.study.pool import train_runs
 from excursions.study.run import Run, about, fingerprint, status
@@ -100,8 +101,26 @@ def test_all_recipes_side_by_side_keep_the_contract_and_are_not_computed_twice(p
     more = [*wanted, Run("smoke", "main", "p88", "base", 1)]
     assert train_runs(more, smoke, project) == more[-1:]
     assert "7 of 8 runs are there already, 1 to compute" in capsys.readouterr().out
+    assert train_runs(more, smoke, project, more[1:2]) == []
+    assert f"{more[1].name} is there, but its trained model was not kept" in capsys.readouterr().out
     plan = describe_plan([*wanted, Run("smoke", "main", "p20", "rl", 0)], smoke, project)
     assert plan[0].endswith("there") and "to compute, about" in plan[-2] and plan[-1].startswith("to compute: about")
+
+
+def test_cores_are_shared_by_the_workers_but_at_nano_scale(smoke, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    public = replace(smoke, workers=1, questions=replace(smoke.questions, source="hub"))
+    try:
+        use_cores(public)
+        assert torch.get_num_threads() == 3
+        use_cores(replace(public, workers=2))
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+        use_cores(smoke)
+        assert torch.get_num_threads() == 1 and os.environ["OMP_NUM_THREADS"] == "1"
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_parameters_and_checkpoint_decide_what_is_current(project, smoke):
@@ -110,6 +129,11 @@ def test_parameters_and_checkpoint_decide_what_is_current(project, smoke):
     assert fingerprint(rl, smoke, project) != fingerprint(rl, other, project)
     assert fingerprint(sft, smoke, project) == fingerprint(sft, other, project)
     assert fingerprint(rl, smoke, project) != fingerprint(replace(rl, seed=1), smoke, project)
+    chat = replace(smoke, questions=replace(smoke.questions, style=Style(chat=True)))
+    before = fingerprint(rl, smoke, project), fingerprint(rl, chat, project)
+    (project / "checkpoints/smoke/main/p88/chat_template.jinja").write_text("{{ messages }}")
+    assert fingerprint(rl, smoke, project) == before[0]
+    assert fingerprint(rl, chat, project) != before[1]
     before = fingerprint(rl, smoke, project)
     weights = project / "checkpoints/smoke/main/p88/model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")

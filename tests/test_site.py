@@ -44,6 +44,7 @@ def project(tmp_path_factory) -> Path:
             "scale": "nano",
             "body": body,
             "contents": [],
+            "lead": [],
             "code_style": "",
             "found": pages.claims_of(root, "nano", name),
         }
@@ -228,6 +229,18 @@ def test_pages_are_quiet_and_fit_in_both_widths_and_schemes(project, browser):
                 assert wide <= width, f"{page} scrolls sideways at {width}: it is {wide} wide"
                 dark = sum(int(part) for part in re.findall(r"\d+", back)[:3]) < 3 * 128
                 assert dark == (scheme == "dark"), f"{page} has the background {back} in the {scheme} scheme"
+    _check_quiet(browser)
+
+
+def test_the_committed_pages_fit_as_well(browser):
+    pages = sorted((ROOT / "reports" / "nano").glob("*.html"))
+    if not pages:
+        pytest.skip("reports/nano has no site yet: `dvc repro` makes it")
+    for page in pages:
+        for width, scheme in zip(SIZES, SCHEMES, strict=True):
+            _open(browser, page, width, scheme)
+            wide = browser.execute_script("return document.documentElement.scrollWidth")
+            assert wide <= width, f"{page.name} scrolls sideways at {width}: it is {wide} wide"
     _check_quiet(browser)
 
 

@@ -477,6 +477,18 @@ def test_a_suite_is_asked_by_its_template_trained_by_adapters_and_saved_whole(
     assert not moved["rl"], "without a signal the weights are those it began with"
     command = ["evaluate", "--root", str(root), "--model", str(trained), "--benchmark", "gsm8k", "--questions", "1"]
     assert cli.main([*command, "--samples", "1", "--threads", "1"]) == 0
+    card = (trained / "README.md").read_text()
+    assert "# RL from p01, seed 0" in card and "after training" in card and str(trained.relative_to(root)) in card
+    where = ["sample", "--root", str(root), "--scale", "paper", "--suite", "tiny", "--checkpoint", "p01", "-n", "1"]
+    assert cli.main([*where, "--recipe", "rl"]) == 0
+    capsys.readouterr()
+    for wrong, said in (
+        ("rl/seed-1", "Did you mean 'seed-0'?"),
+        ("rll", "Did you mean 'rl'"),
+        ("parallel", "keep-model"),
+    ):
+        assert cli.main([*where, "--recipe", wrong]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_public_suite_is_trained_and_measured_like_our_own(hub_project, hub_scale, published, tmp_path, monkeypatch):

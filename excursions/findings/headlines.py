@@ -196,9 +196,12 @@ def combination(points: pd.DataFrame) -> list[str]:
         ("general", 0): "general benchmarks",
     }.items():
         rows = mean[(mean["role"] == role) & (mean["k"] == k)].groupby("value")["estimate"].mean()
-        said += [f"{words} at {rows.idxmax():g}"] if len(rows) else []
+        said += [f"{words} at {rows.idxmax():g}"] if len(rows) > 1 else []
     average = f"Mean over checkpoints, easy problems: the weight of RL that is best for {', '.join(said)}."
-    return [average if said else "No weight was measured.", "Weight 0 is SFT alone, 1 is RL alone, each by itself."]
+    return [
+        average if said else "Several weights of RL have not been measured.",
+        "Weight 0 is SFT alone, 1 is RL alone, each by itself.",
+    ]
 
 
 def ablations(varied: dict[str, pd.DataFrame]) -> list[str]:
@@ -207,12 +210,11 @@ def ablations(varied: dict[str, pd.DataFrame]) -> list[str]:
     for name, points in varied.items():
         rows = points[points["seed"].isna() & (points["role"] == "easy") & (points["k"] == 1)]
         rows = rows.groupby("value")["estimate"].mean()
-        said += (
-            [f"{name}: " + ", ".join(f"{value:g} gives {mean:.1f}" for value, mean in rows.items())]
-            if len(rows)
-            else []
-        )
-    return [f"Pass@1 on easy problems, mean over checkpoints, in %. {'; '.join(said) or 'Nothing measured'}.", ""]
+        if len(rows) > 1:  # one value is no comparison
+            said.append(f"{name}: " + ", ".join(f"{value:g} gives {mean:.1f}" for value, mean in rows.items()))
+    if not said:
+        return ["No setting has been measured at several values.", ""]
+    return [f"Pass@1 on easy problems, mean over checkpoints, in %. {'; '.join(said)}.", ""]
 
 
 def _name(recipe: str) -> str:

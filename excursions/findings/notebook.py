@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Pygments' names of styles for the two colour schemes.
 CODE_STYLES = {"light": "default", "dark": "github-dark"}
+ANSWER = re.compile(r'<p class="answer">.*?</p>', re.S)
+FIGURE = re.compile(r'<div [^>]*class="figure"[^>]*>\s*<svg.*?</svg>\s*</div>', re.S)
 
 
 def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, object] | None = None) -> Path:
@@ -41,13 +43,14 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
     if not re.fullmatch(r"[\w.-]*", suite):
         raise UserError(f"suite '{suite}': accepted: a name of letters, digits, `_`, `-` and `.`.")
     executed = execute(notebook, {"scale": scale, "root": ".."} | parameters)
-    body = _body(executed)
+    lead, body = _lead(_body(executed))
     report = root / "reports" / scale / (f"{name}_{suite}.html" if suite else f"{name}.html")
     pages.write_page(
         "report.html.j2",
         report,
         scale=scale,
         body=[Markup(part) for part in body.partition("</h1>")],  # what the page answers comes right after its title
+        lead=[Markup(part) for part in lead],
         code_style=Markup(_code_style()),
         contents=[(Markup(at), Markup(heading)) for at, heading in re.findall(r'<h2 id="([^"]+)">([^<]+)', body)],
         found=pages.claims_of(root, scale, name),
@@ -79,6 +82,17 @@ def _body(executed: NotebookNode) -> str:
     )
     body, _ = exporter.from_notebook_node(executed)
     return body.strip()
+
+
+def _lead(body: str) -> tuple[list[str], str]:
+    """The sentences that `headlines.answer` made and the first figure, taken out of the body of a page; of a page that
+    answers nothing, nothing."""
+    answer = ANSWER.search(body)
+    if answer is None:
+        return [], body
+    body = body.replace(answer[0], "", 1)
+    figure = FIGURE.search(body)
+    return [answer[0], figure[0] if figure else ""], body.replace(figure[0], "", 1) if figure else body
 
 
 def _code_style() -> str:

@@ -69,4 +69,4 @@ def verdicts(claims: list[Claim]) -> HTML:
 def _interval(row: dict) -> str:
     if pd.isna(row.get("ci_low")):
         return f"{row['estimate']:.1f}"
-    return f"{row['estimate']:.1f} [{row['ci_low']:.1f}, {row['ci_high']:.1f}]"
+    return f"{row['estimate']:.1f}\N{NO-BREAK SPACE}[{row['ci_low']:.1f},\N{NO-BREAK SPACE}{row['ci_high']:.1f}]"

@@ -199,13 +199,15 @@ def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
     """Outcomes, general benchmarks, logs (reward and entropy) and parameters of all suites of a scale with results.
 
     Only of the checkpoints, recipes and seeds that root/params.yaml names: a cell taken out of the study keeps its
-    results on disk and leaves the figures. (A folder of results without params.yaml is taken whole.)
+    results on disk and leaves the figures. (A folder of results without params.yaml is taken whole.) Suites that ask
+    validation questions choose settings and report nothing: they are left out.
     between: as for `load_outcomes`. A table is read when it is first asked for.
     """
     file, suites = Path(root) / "params.yaml", suites_with_results(root, scale)
     folders = [folder for suite in suites for folder in run_folders(root, scale, suite)]
     if file.is_file():
         study = params.load(file)
+        suites = [suite for suite in suites if study.scale(scale, suite).evaluate.split in (None, "test")]
         cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(suite)}
         folders = [folder for folder in folders if folder in cells]
     return StoredTables(Path(root), scale, folders, between)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -34,6 +35,7 @@ from excursions.rollout.engines import start_engine
 from excursions.rollout.rewards import FIRST_STEPS, no_signal_warning
 from excursions.rollout.sampler import Sampler
 from excursions.study import code, provenance
+from excursions.study.card import write_card
 from excursions.study.live import Log
 from excursions.study.run import Run, code_digest, fingerprint, parameters
 from excursions.training.recipes import Training, training
@@ -79,7 +81,7 @@ def train_run(run: Run, scale: Scale, root: Path, processes: Processes, keep_mod
     processes: those of the job, which compute it together. keep_model: the trained model is kept as a Hugging Face
     folder in trained/.
     """
-    one_thread()
+    use_cores(scale)
     torch.manual_seed(run.seed)
     started = time.time()
     scratch = run.scratch(root)
@@ -115,7 +117,17 @@ def train_run(run: Run, scale: Scale, root: Path, processes: Processes, keep_mod
             tables.write_run(folder, outcomes, general.assign(**identity), log, state["samples"], about)
             if keep_model:
                 save_model(plain, tokenizer, tree.trained_folder(root, *run.cell), scale.pretrain.dtype)
+                write_card(run, about, outcomes, root)
     processes.delete_state(scratch / "state")
+
+
+def use_cores(scale: Scale) -> None:
+    """One thread at nano scale, where more cost more than they bring, and bytes are promised; for other models the
+    cores, shared by the workers, or as many as OMP_NUM_THREADS says."""
+    if scale.questions.source == "nano":
+        one_thread()
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // scale.workers))
 
 
 def start_model(

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from multiprocessing import get_context
 from pathlib import Path
 
+from excursions import tree
 from excursions.data.source import open_source
 from excursions.evaluation.general import check_tasks
 from excursions.models.launch import end_with, is_first, is_launched
@@ -32,6 +33,7 @@ def train_runs(wanted: Sequence[Run], scale: Scale, root: Path, keep: Iterable[R
     for checkpoint in dict.fromkeys(run.checkpoint for run in wanted):
         tables.tokens_of(root, wanted[0].scale, wanted[0].suite, checkpoint)  # what a run would miss after its hours
     source = open_source(scale)
+    keep = set(keep)
     todo: list[Run] = []
     changed: list[Run] = []
     for run in wanted:
@@ -42,16 +44,20 @@ def train_runs(wanted: Sequence[Run], scale: Scale, root: Path, keep: Iterable[R
         there = len(wanted) - len(todo) - len(changed)
         more = f", {len(changed)} to show equal as their code changed" if changed else ""
         print(f"{there} of {len(wanted)} runs are there already, {len(todo)} to compute{more}", flush=True)
+        for run in wanted:
+            if run in keep - {*todo} and not tree.trained_folder(root, *run.cell).is_dir():
+                print(f"{run.name} is there, but its trained model was not kept: to have it, delete {run.folder(root)} "
+                      "and compute the run again", flush=True)  # fmt: skip
     if is_launched():
         processes = Processes()
         for run in in_order(todo + changed):
-            train_run(run, scale, root, processes, run in set(keep))
+            train_run(run, scale, root, processes, run in keep)
         return todo + changed
     if changed:
         todo += equality.show_runs(changed, scale, root)
     todo = in_order(todo)
     if todo:
-        _pool(todo, scale, root, set(keep))
+        _pool(todo, scale, root, keep)
     return todo
 
 

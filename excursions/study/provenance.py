@@ -33,7 +33,7 @@ def machine() -> dict[str, str | int | None]:
 
 def git_commit(root: Path) -> str | None:
     """The commit of the project's folder; None where there is no git, or no repository."""
-    return _git(root, "rev-parse", "HEAD")
+    return _git(root, "rev-parse", "HEAD") or None
 
 
 def is_dirty(root: Path) -> bool | None:

@@ -18,6 +18,7 @@ from excursions.params import Scale
 from excursions.recipes import RECIPES
 from excursions.study import code
 
+CHAT_FILES = ("chat_template.jinja", "tokenizer_config.json")  # where a tokenizer keeps its chat template
 Status = Literal["there", "code changed", "to compute"]
 
 
@@ -81,7 +82,10 @@ def fingerprint(run: Run, scale: Scale, root: Path) -> str:
         "questions": questions_digest(scale),
     }
     if run.parent is None:
-        files = weight_files(run.checkpoint_folder(root))
+        folder = run.checkpoint_folder(root)
+        files = weight_files(folder)
+        if scale.questions.style is not None and scale.questions.style.chat:
+            files += [folder / name for name in CHAT_FILES if (folder / name).is_file()]
         about["files"] = {file.name: _digest(file, file.stat().st_mtime_ns) for file in files}
     else:
         about["parent"] = fingerprint(run.parent, scale, root)

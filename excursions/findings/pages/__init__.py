@@ -18,7 +18,7 @@ from excursions.files import whole_file
 from excursions.findings import claims
 
 FOLDER = Path(__file__).parent
-PAGES = ("checkpoints", *claims.FIGURES, "claims", "explorer", "samples")
+PAGES = ("checkpoints", *claims.FIGURES, "phase_map", "combination", "claims", "explorer", "samples")
 MARKS = {"supported": "✓", "not supported": "✗", "inconclusive": "?", "not measured": "–"}
 
 
