@@ -16,6 +16,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 repro: .venv/.installed ## rebuild what is missing or out of date: figures, reports, claims (trains only what has changed)
+	@test -e .git || $(BIN)/dvc config --local core.no_scm true
 	PATH="$(BIN):$$PATH" $(BIN)/dvc repro
 	@grep -m1 "claims:" CLAIMS.md
 	@echo "Look at reports/nano/index.html, figures/ and CLAIMS.md."

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +46,37 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.run.__name__ == "notebook":
         args.parameters = _parameters(args.parameter)
+        _check_notebook(args)
+    if args.run.__name__ == "compare":
+        folders = [folder.name for folder in (args.root / "tries").glob("*") if folder.is_dir()]
+        params.one_of(args.name, sorted(folders), "try")
+    if args.run.__name__ == "cells":
+        try:
+            words = shlex.split(args.launcher)
+        except ValueError as error:
+            raise UserError(f"--launcher {args.launcher}: {error}.") from None
+        if not words:
+            raise UserError("--launcher is empty; accepted: a command, for example `accelerate launch`.")
+
+
+def _check_notebook(args: argparse.Namespace) -> None:
+    """Whether there is such a notebook, with such parameters, and what they name. Raises UserError."""
+    files = sorted((args.root / "notebooks").glob("*.ipynb"))
+    if not files:
+        raise UserError(
+            f"{args.root / 'notebooks'} has no notebooks. Run from the project's folder, or name it: --root."
+        )
+    name = params.one_of(args.name, [file.stem for file in files], "notebook")
+    cells = json.loads((args.root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    tagged: dict = next((cell for cell in cells if "parameters" in cell["metadata"].get("tags", ())), {"source": []})
+    known = re.findall(r"^(\w+) =", "".join(tagged["source"]), re.M)
+    for given, value in args.parameters.items():
+        params.one_of(given, known, f"parameter of the notebook {name}")
+        if given in ("recipe", "other"):
+            params.one_of(str(value), RECIPES, "recipe")
+        if given == "checkpoint" and hasattr(args, "study"):
+            suite = str(args.parameters.get("suite") or "main")
+            params.one_of(str(value), suite_checkpoints(args.study, args.scale, suite, args.root), "checkpoint")
 
 
 def suite_checkpoints(study: Study, scale: str, suite: str, root: Path) -> tuple[str, ...]:
@@ -81,6 +115,11 @@ def _check_evaluate(args: argparse.Namespace) -> None:
     for name in useless:
         if getattr(args, name):
             raise UserError(f"{by} takes no --{name}. `excursions evaluate --help` tells more.")
+    for file in args.compare or ():
+        if not file.is_file():
+            raise UserError(
+                f"{file} could not be read: there is no such file; `excursions evaluate --keep` writes one."
+            )
 
 
 def named_cells(args: argparse.Namespace) -> list[tuple[str, str, str, str, int]]:

@@ -83,6 +83,7 @@ def _number(kind: type[int] | type[float], accepts: Range) -> Callable[[str], fl
 
 
 NATURAL, COUNT = _number(int, Range(0, 10**6)), _number(int, Range(1, 10**6))
+THREADS = _number(int, Range(1, 1024))
 POSITIVE, SHARE = _number(float, Range(0, above=True)), _number(float, Range(0, 1, above=True))
 
 
@@ -128,7 +129,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         added.add_argument(
             "--engine", choices=ENGINES, help="what samples (default: that of the scale; transformers for --model)"
         )
-        added.add_argument("--threads", type=COUNT, help="on a CPU (default: OMP_NUM_THREADS, or else all cores)")
+        added.add_argument("--threads", type=THREADS, help="on a CPU (default: OMP_NUM_THREADS, or else all cores)")
 
     added = command(
         commands.data,

@@ -233,8 +233,6 @@ def cells(args: argparse.Namespace) -> None:
 def sample(args: argparse.Namespace) -> None:
     from excursions.data.loading import few_shot_examples, load_questions
     from excursions.data.source import open_source
-    from excursions.evaluation.outcomes import Exam, measure_outcomes
-    from excursions.models.processes import Processes
 
     scale = scale_of(args)
     questions = load_questions(scale)
@@ -242,6 +240,10 @@ def sample(args: argparse.Namespace) -> None:
     question = known[
         params.one_of(args.question, list(known), "question") if args.question else questions.validation[0].id
     ]
+    # a question that is not there is told before these are imported
+    from excursions.evaluation.outcomes import Exam, measure_outcomes
+    from excursions.models.processes import Processes
+
     _, tokenizer, engine = loaded(args)
     how = replace(scale.evaluate, samples=args.n, temperature=args.temperature, kept_samples=args.n)
     shown, steps = few_shot_examples(scale, args.shots), open_source(scale).check_steps()

@@ -14,11 +14,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from excursions.params import UserError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 @contextmanager
@@ -101,14 +104,17 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file of ours holds; None if it is not there, or cannot be read, which is said."""
+def read_json(path: Path, kind: TypeAdapter | None = None) -> Any:
+    """What a JSON file of ours holds; None if it is not there, and if it cannot be read or is of another kind, which
+    is said."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
+    try:
+        return json.loads(content.decode()) if kind is None else kind.validate_json(content)
     except (ValueError, RecursionError) as error:
-        print(f"{path} cannot be read ({str(error).splitlines()[0]}) and is taken as absent", flush=True)
+        print(f"{path} cannot be read ({' '.join(str(error).split())[:200]}) and is taken as absent", flush=True)
         return None
 
 

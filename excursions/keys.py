@@ -96,7 +96,7 @@ def one_of(found: str, accepted: Iterable[str], what: str) -> str:
 
 def checked_name(name: str, what: str) -> str:
     """`name`, if it can be part of a path and of a command. Raises UserError."""
-    if name in NAME:
+    if isinstance(name, str) and name in NAME:
         return name
     raise UserError(f"'{short(name)}' cannot be the name of a {what}; accepted: {NAME}.")
 

@@ -268,6 +268,19 @@ def test_one_value_in_many_spellings(gold):
             assert is_correct(form.format(answer), gold, marked_only=form != "{}"), form.format(answer)
 
 
+@pytest.mark.parametrize(
+    "text", ["#### 17\n18\n19", "#### 17\n\n18", "The answer is 17. 18. 19", "The answer is 17\n18"]
+)
+def test_guesses_on_lines_of_their_own_earn_nothing(text):
+    assert not any(is_correct(text, gold, marked_only=True) for gold in ("17", "18", "19"))
+
+
+def test_what_ends_a_stated_answer_is_no_part_of_it_and_nothing_else_is_cut():
+    assert is_correct("The answer is **5**.", "5") and is_correct("The answer is 5. So 3 are left.", "5")
+    assert not is_correct("The answer is 5**2.", "5")
+    assert is_correct("#### 17\n#### Approach 2: the other way", "17", marked_only=True)
+
+
 def test_guesses_between_bars_earn_nothing():
     for guesses in ("17|18|19", "17 | 18", "17|18"):
         for form in FORMS:

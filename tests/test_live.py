@@ -9,6 +9,7 @@ from synthetic import make_study
 
 from excursions.findings import live, notebook
 from excursions.params import UserError
+from excursions.study import live as study_live
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +29,20 @@ def shown(monkeypatch) -> list:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     return make_study(tmp_path_factory.mktemp("project"), checkpoints=("p20",), recipes=("base", "rl", "sft"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"[1]", b"{", b'{"step": "a", "steps": 2}', b'{"steps": 2}', b'{"step": 1, "steps": 2, "reward": "x"}', b"\xff"],
+)
+def test_a_damaged_log_is_one_sentence(tmp_path, line):
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b'{"step": 1, "steps": 2}\n{"step": 2')  # the last is being written
+    told = study_live.follow(file, wait=0)
+    assert next(told).startswith("step 1/2")
+    file.write_bytes(line + b"\n")
+    with pytest.raises(UserError, match="is not a step of a log"):
+        next(told)
 
 
 def test_a_choice_is_shown_at_once_and_replaced_by_the_next(shown):

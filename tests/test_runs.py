@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from excursions.files import locked
-from excursions.models.model import load_model
+from excursions.models.model import load_model, save_model
 from excursions.models.processes import Processes
 from excursions.models.state import saved_states
 from excursions.params import RECIPES, Style, UserError
@@ -60,6 +60,46 @@ def killed_at(monkeypatch, recipe, step):
         return replace(work, update=update)
 
     monkeypatch.setattr(one_run, "training", made)
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '"ab"', '[["a"],["b"]]', "[[],[]]", "[" * 100_000])
+def test_damaged_measurements_are_made_again(project, smoke, content, capsys):
+    run = Run("smoke", "main", "p88", "base", 0)
+    train_run(run, smoke, project, Processes())
+    before = contents(run.folder(project))
+    (kept,) = (project / "scratch").glob("**/measured/*.json")
+    kept.write_text(content)
+    train_run(run, smoke, project, Processes())
+    assert contents(run.folder(project)) == before and json.loads(kept.read_text())
+    assert content == "[[],[]]" or "is taken as absent" in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_stops_with_its_last_state(project, smoke, monkeypatch):
+    monkeypatch.setattr(one_run, "SAVE_EVERY", 1)
+    run = Run("smoke", "main", "p88", "sft", 0)
+    wild = replace(smoke, sft=replace(smoke.sft, learning_rate=1e30, batch_size=4))
+    with pytest.raises(UserError, match=r"diverged: step \d+ has \w+ (nan|inf).*lower the learning rate of sft"):
+        train_run(run, wild, project, Processes())
+    assert not run.folder(project).exists()
+
+
+def test_weights_that_do_not_fit_their_precision_are_not_saved(project):
+    folder = project / "checkpoints/smoke/main/p88"
+    model, tokenizer = load_model(folder)
+    with torch.no_grad():
+        model.model.norm.weight[0] = 1e6
+    with pytest.raises(UserError, match="was not written: model.norm.weight has values that are not finite in float16"):
+        save_model(model, tokenizer, project / "other", "float16")
+    assert not (project / "other").exists()
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"code": null}', "null", "[" * 100_000])
+def test_a_damaged_run_json_is_as_if_absent(project, smoke, content, capsys):
+    run = Run("smoke", "main", "p88", "base", 0)
+    run.folder(project).mkdir(parents=True)
+    (run.folder(project) / "run.json").write_text(content)
+    assert status(run, smoke, project) == "to compute" and "to compute" in describe_plan([run], smoke, project)[0]
+    assert "is taken as absent" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("recipe", ["parallel", "sft_rl"])

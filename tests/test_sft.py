@@ -11,6 +11,7 @@ from excursions.params import Lora, UserError
 from excursions.training.optimizers import adamw, cosine, step_optimizer
 from excursions.training.parallel import averaged_step
 from excursions.training.sft import (
+    check_context,
     completion_loss,
     recomputing,
     sft_examples,
@@ -127,6 +128,15 @@ def test_adapters_begin_as_the_model_and_are_sampled_as_they_are_trained(checkpo
     assert plain.state_dict().keys() == before.keys()
     with pytest.raises(UserError, match="lora.rank is 0; accepted: 1 or more"):
         Processes().place(plain, Lora(rank=0, alpha=1.0))
+
+
+def test_examples_longer_than_the_context_are_counted_before_the_first_step(checkpoint, questions, smoke):
+    _, tokenizer = checkpoint
+    examples = sft_examples(questions, tokenizer, smoke.questions, 0, True)
+    longest = max(len(e.prompt_ids) + len(e.completion_ids) for e in examples)
+    check_context(examples, longest)
+    with pytest.raises(UserError, match=rf"of {len(examples)} training examples are too long: .* {longest} tokens"):
+        check_context(examples, longest - 1)
 
 
 def test_schedule(smoke):

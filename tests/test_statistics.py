@@ -27,6 +27,17 @@ def test_pass_at_k_is_vectorized_and_exact_for_many_samples():
     np.testing.assert_array_equal(found, [[32 / 10000, 1.0], [0.0, 1.0]])
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32", "uint64"])
+def test_pass_at_k_of_narrow_integers_does_not_overflow(kind):
+    most = min(np.iinfo(kind).max, 200)
+    n, correct = np.full(3, most, dtype=kind), np.array([0, most // 2, most], dtype=kind)
+    np.testing.assert_array_equal(
+        statistics.pass_at_k(n, correct, 8), statistics.pass_at_k(n.astype(int), correct.astype(int), 8)
+    )
+    with pytest.raises(ValueError, match="counts are whole numbers; found float64"):
+        statistics.pass_at_k(n.astype(float), correct, 8)
+
+
 def test_pass_at_k_of_random_counts_never_leaves_its_range_and_grows_with_k():
     rng = np.random.default_rng(0)
     n = rng.integers(32, 200, size=500)

@@ -1,5 +1,6 @@
 """Making everything again by force: what comes out with the same bytes is counted, what does not is named."""
 
+import shutil
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 from study_file import write_study
 
 from excursions.cli import main
+from excursions.study.smoke import without_git
 
 STAGES = """stages:
   data:
@@ -23,14 +25,17 @@ STAGES = """stages:
 """
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch):
+@pytest.fixture(params=["checkout", "unpacked archive"])
+def project(request, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_NO_ANALYTICS", "true")
     write_study(tmp_path)
     (tmp_path / "dvc.yaml").write_text(STAGES)
     (tmp_path / "draw.py").write_text("import sys; open(sys.argv[1], 'w').write('drawn')")
     for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
         subprocess.run(command, cwd=tmp_path, check=True)
+    if request.param == "unpacked archive":
+        shutil.rmtree(tmp_path / ".git")
+        without_git(tmp_path)
     return tmp_path
 
 

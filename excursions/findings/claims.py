@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 
 from excursions.files import write_json
 from excursions.findings import checks, measures, published, statistics
-from excursions.findings.checks import Check, Contrast, NotMeasurable, Point
+from excursions.findings.checks import Check, Contrast, NotMeasurable
 from excursions.findings.sentences import CHECKS
 from excursions.params import UserError
 from excursions.results.tables import Tables
@@ -58,6 +58,9 @@ class Claim:
     def row(self) -> dict[str, object]:
         """The keys of the contract and the two p-values, as `excursions claims --json` prints them."""
         return {key: getattr(self, key) for key in ROW_KEYS}
+
+
+CLAIMS = TypeAdapter(list[Claim])
 
 
 def evaluate_claims(tables: Tables, figure: str | None = None) -> list[Claim]:
@@ -111,11 +114,13 @@ def load_claims(root: Path | str, scale: str) -> list[Claim]:
         file = claims_file(root, scale, figure)
         remedy = f"Bring it back with `git checkout -- {file}`, or make it with `dvc repro`."
         try:
-            found += [_claim(row) for row in json.loads(file.read_text(encoding="utf-8"))]
+            found += CLAIMS.validate_json(file.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{file} does not exist. {remedy}") from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{file} is not a list of claims ({error}). {remedy}") from None
+        except ValueError as error:
+            raise UserError(
+                f"{file} is not a list of claims ({' '.join(str(error).split())[:300]}). {remedy}"
+            ) from None
     order = {check.id: number for number, check in enumerate(CHECKS)}
     return _adjusted(sorted(found, key=lambda claim: order.get(claim.id, len(order))))
 
@@ -136,14 +141,6 @@ def _adjusted(claims: list[Claim]) -> list[Claim]:
     measured = {claim.id: claim.p for claim in claims if claim.p is not None}
     adjusted = dict(zip(measured, statistics.holm(list(measured.values())), strict=True))
     return [dataclasses.replace(claim, p_holm=adjusted.get(claim.id)) for claim in claims]
-
-
-def _claim(row: dict) -> Claim:
-    """A claim from its JSON."""
-    for key in ("contrasts", "published_contrasts"):
-        parts = [part | {"points": tuple(Point(**point) for point in part["points"])} for part in row[key]]
-        row = row | {key: tuple(Contrast(**part) for part in parts)}
-    return Claim(**row)
 
 
 def _evaluate(check: Check, tables: Tables) -> Claim:

@@ -119,7 +119,10 @@ def pass_at_k(n: np.ndarray | int, correct: np.ndarray | int, k: int) -> np.ndar
     The binomials are exact integers and divided once, so a value is the double nearest to the true one.
     Raises ValueError when k is not in 1..n or correct not in 0..n.
     """
-    n, correct = np.broadcast_arrays(np.asarray(n), np.asarray(correct))
+    n, correct = (np.asarray(counts) for counts in (n, correct))
+    if n.size and not {n.dtype.kind, correct.dtype.kind} <= {"i", "u"}:
+        raise ValueError(f"counts are whole numbers; found {n.dtype} and {correct.dtype}.")
+    n, correct = np.broadcast_arrays(n.astype(np.int64), correct.astype(np.int64))  # so that their product fits
     if n.size == 0:
         return np.empty(n.shape)
     if k < 1 or n.min() < k:

@@ -39,11 +39,12 @@ _LATEX_GLUE = re.compile(r"\\(?:text|mbox|quad|qquad)\b")
 _HASHES = re.compile(r"####(?!#)[ \t]{0,99}\n?([^\n#]*)")
 _STEP = re.compile(
     r"\W{0,3}(?:\d{1,3}[.):] [A-Za-z]"
-    r"|(?i:step|part|case|question|problem|method|solution|example|day|stage) ?\d{1,3} ?(?![\d.,]))"
+    r"|(?i:step|part|case|question|problem|method|solution|example|day|stage|approach|phase) ?\d{1,3} ?(?![\d.,]))"
 )
 _SENTENCE_END = re.compile(r" [.!?](?: |$)|(?<=[^\s.])[.!?] (?=[A-Z])")
 _STATED = re.compile(r"\banswer\b[^\n.:=$]{0,40}?(?:\bis\b|[:=])[\s:*]{0,20}", re.IGNORECASE)
-_STATED_END = re.compile(r"\n|[.!?](?:\s|$)|\*\*")
+_STATED_END = re.compile(r"\n|[.!?](?:\s|$)|\*\*(?!\s?\d)")
+_MORE_GUESSES = re.compile(r"[\s.,;:|!?]*\d[\d\s.,;:|!?$%-]*")  # what follows an answer, where it is numbers alone
 _CHOICE = re.compile(r"\(?([A-J])\)?(?:[.,:;)]\s|$)")
 _LETTERED = re.compile(r"^A:[ \t]*(\S.*)$", re.MULTILINE)
 _DELIMITED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
@@ -123,6 +124,8 @@ def _hashed(text: str) -> _Found:
         ended = _SENTENCE_END.search(answer)
         answer = (answer[: ended.start()] if ended else answer).strip()
         if answer and not _is_heading(answer, last=match.end() >= end):
+            if _MORE_GUESSES.fullmatch(text, match.end()):
+                answer = f"{answer}, {text[match.end() : match.end() + LONGEST_ANSWER].strip()}"  # a list of guesses
             found.append((match.start(1), Marked(answer, hashed=True)))
     return found
 
@@ -140,8 +143,11 @@ def _stated(text: str) -> _Found:
     """What the first and the last "the answer is" or "Answer:" say, up to the sentence's end; else a line "A: "."""
     matches = list(_STATED.finditer(text))
     for match in reversed(matches[-MOST_STATED:]):
-        answer = _sentence(text[match.end() : match.end() + LONGEST_ANSWER])
+        rest = text[match.end() : match.end() + LONGEST_ANSWER]
+        answer = _sentence(rest)
         if answer:
+            if rest.startswith(answer) and _MORE_GUESSES.fullmatch(rest, len(answer)):
+                answer = " ".join(rest.split())  # a list of guesses
             return [(matches[0].end(), Marked(answer))]
     lettered = list(_LETTERED.finditer(text))
     return [(lettered[0].start(1), Marked(lettered[-1].group(1).strip()))] if lettered else []

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import os
-import pickle
 from pathlib import Path
 
 import safetensors.torch
@@ -65,7 +64,7 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what a damaged file raises depends on where in transformers it is met
         raise UserError(f"The checkpoint {folder} is damaged ({_first_line(error)}). {_remedy(folder)}") from None
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -164,6 +163,10 @@ def _first_line(error: Exception) -> str:
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str) -> None:
     """Saves a folder that `AutoModelForCausalLM.from_pretrained` loads, whole or not at all."""
     state = {name: value.detach().to(getattr(torch, dtype)) for name, value in model.state_dict().items()}
+    if wrong := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise UserError(
+            f"{folder} was not written: {wrong[0]} has values that are not finite in {dtype}; the training diverged."
+        )
     with whole_folder(folder) as temporary:
         model.save_pretrained(temporary, state_dict=state)
         tokenizer.save_pretrained(temporary)

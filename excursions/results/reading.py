@@ -122,7 +122,10 @@ def _read_table(file: Path, schema: Schema, columns: Sequence[str] | None, betwe
             raise damaged(file, f"column '{column}' is {values.type}, expected {kind}") from None
         if values.type == pa.string():
             values = values.dictionary_encode()
-        whole.append(values.cast(pa.int32()) if column in COUNTS else values)
+        try:
+            whole.append(values.cast(pa.int32()) if column in COUNTS else values)
+        except pa.ArrowException:
+            raise damaged(file, f"column '{column}' holds a number of 2^31 or more") from None
     return pa.table(whole, names=table.column_names)
 
 

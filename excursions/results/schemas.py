@@ -136,6 +136,7 @@ class RunFile(TypedDict):
     wall_seconds: NonNegativeFloat
     peak_memory_mb: NonNegativeFloat
     fingerprint: Annotated[str, Field(min_length=1)]
+    code: NotRequired[dict[str, Any]]  # its digest, the modules, how it was shown
 
 
 @with_config(_MORE)
@@ -145,6 +146,18 @@ class SuiteFile(TypedDict):
     parameters: PositiveInt
     tokens: Annotated[dict[str, PositiveInt], Field(min_length=1)]  # of each checkpoint
     total_tokens: PositiveInt
+    code: NotRequired[dict[str, Any]]
+
+
+@with_config(_MORE)
+class Counts(TypedDict):
+    """What was measured of a model on one question."""
+
+    benchmark: str
+    question_id: str
+    n: PositiveInt
+    correct: NonNegativeInt
+    valid: NonNegativeInt | None
 
 
 @with_config(_MORE)
@@ -171,7 +184,8 @@ class DataFile(TypedDict):
 
 
 RUN, SUITE, SAMPLE, DATA = (TypeAdapter(kind) for kind in (RunFile, SuiteFile, Sample, DataFile))
-RUN_KEYS = tuple(RunFile.__annotations__)
+MEASURED = TypeAdapter(tuple[list[Counts], list[dict[str, Any]]])  # in scratch/measured
+RUN_KEYS = tuple(key for key in RunFile.__annotations__ if key != "code")  # what every run.json has
 
 
 def parse(kind: TypeAdapter, content: bytes) -> dict:

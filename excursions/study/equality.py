@@ -61,11 +61,12 @@ def show(run: Run, scale: Scale, root: Path) -> str | None:
     if found is None or difference is not None:
         return difference or "no run.json"
     how = "exactly" if largest == 0 else f"within {largest:.1g} of each number"
+    code_before = found.get("code", {})
     found["code"] = {
         "digest": code_digest(run, scale),
         "modules": code.run_modules(run.recipe, scale),
         "shown": f"{_again(run)} and {QUESTIONS} questions a benchmark done again, equal {how}",
-        "computed_by": found["code"].get("computed_by", found["code"]["digest"]),
+        "computed_by": code_before.get("computed_by", code_before.get("digest")),
     }
     write_json(run.folder(root) / "run.json", found)
     return None

@@ -52,14 +52,23 @@ def follow(file: Path, wait: float = 1.0) -> Iterator[str]:
     run that is killed and resumed does some again. wait: seconds between two looks."""
     last = 0
     while True:
-        for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-            row = json.loads(line) if line.endswith("\n") else {"step": 0}  # the last may be half written
-            if row["step"] > last:
-                last = row["step"]
-                shown = "  ".join(
-                    f"{label} {row[name]:.3g}" for name, label in SHOWN.items() if row.get(name) is not None
-                )
-                yield f"step {last}/{row['steps']}  {shown}"
-                if last == row["steps"]:
+        for line in file.read_bytes().splitlines(keepends=True):
+            step, steps, shown = (
+                _step(file, line) if line.endswith(b"\n") else (0, 0, "")
+            )  # the last may be half written
+            if step > last:
+                last = step
+                yield shown
+                if last == steps:
                     return
         time.sleep(wait)
+
+
+def _step(file: Path, line: bytes) -> tuple[int, int, str]:
+    """Of a line of a log: its step, the number of all, and what to show. Raises UserError for what is none."""
+    try:
+        row = json.loads(line.decode())
+        shown = "  ".join(f"{label} {row[name]:.3g}" for name, label in SHOWN.items() if row.get(name) is not None)
+        return int(row["step"]), int(row["steps"]), f"step {row['step']}/{row['steps']}  {shown}"
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UserError(f"{file}: {line[:80]!r} is not a step of a log; `rm {file}` forgets it.") from None

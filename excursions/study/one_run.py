@@ -30,7 +30,7 @@ from excursions.models.processes import Processes
 from excursions.params import Scale, UserError
 from excursions.progress import Progress
 from excursions.recipes import PARENTS, RECIPES
-from excursions.results import tables
+from excursions.results import schemas, tables
 from excursions.rollout.engines import start_engine
 from excursions.rollout.rewards import FIRST_STEPS, no_signal_warning
 from excursions.rollout.sampler import Sampler
@@ -173,6 +173,8 @@ def _train(job: Job) -> dict:
     before = state["seconds"]
     whole = make_exam(scale, job.split, getattr(scale.questions, job.split), job.shots)
     short = make_exam(scale, job.split, scale.evaluate.questions_between, job.shots)
+    for exam in (whole, short):
+        exam.check_lengths(job.tokenizer, job.engine.context)
     points = scale.evaluate.between + 1
     between = {round(work.steps * i / points) for i in range(1, points)}
     progress = job.progress("training", work.steps, max(0, state["step"]))
@@ -235,8 +237,8 @@ def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:
         for part in parts:
             key = hashlib.sha256(json.dumps([*about, part.digest()], sort_keys=True).encode()).hexdigest()[:24]
             file = tree.measured_file(job.root, key)
-            found = processes.join([read_json(file)] if processes.is_main else [])[0]
-            if found is None:
+            found = processes.join([read_json(file, schemas.MEASURED)] if processes.is_main else [])[0]
+            if found is None or [row["question_id"] for row in found[0]] != [q.id for q in part.asked]:
                 if not loaded:
                     job.engine.load_weights(plain)
                     loaded = True

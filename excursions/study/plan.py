@@ -13,6 +13,7 @@ from excursions.models.model import load_model
 from excursions.models.processes import Processes
 from excursions.params import Scale
 from excursions.recipes import RECIPES
+from excursions.results import schemas
 from excursions.rollout.engines import start_engine
 from excursions.study.one_run import use_cores
 from excursions.study.run import Run, status
@@ -28,8 +29,8 @@ def describe_plan(wanted: Sequence[Run], scale: Scale, root: Path) -> list[str]:
     lines, minutes, unknown, changed = [], 0.0, 0, 0
     took: dict[str, list[float]] = {}
     for file in (root / "results" / wanted[0].scale).glob("*/*/*/seed-*/run.json"):
-        found = read_json(file)
-        if found is not None and isinstance(found.get("wall_seconds"), int | float):
+        found = read_json(file, schemas.RUN)
+        if found is not None:
             took.setdefault(file.parts[-3], []).append(found["wall_seconds"] / 60)
     for run in wanted:
         known = took.get(run.recipe)

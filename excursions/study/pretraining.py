@@ -10,7 +10,8 @@ from excursions import tree
 from excursions.files import locked, read_json, write_json
 from excursions.models.launch import is_first
 from excursions.models.model import one_thread
-from excursions.params import Scale
+from excursions.params import Scale, UserError
+from excursions.results import schemas
 from excursions.study import code
 from excursions.training import pretrain
 
@@ -22,7 +23,7 @@ def pretrain_suite(scale: Scale, root: Path, scale_name: str, suite: str) -> Non
     """Pretrains a suite, if it is not there. One whose code has changed since is shown to be equal by its first steps,
     and stamped so; if it is not equal it is trained again. Raises UserError if another process is at it."""
     folder, scratch = (of(root, scale_name, suite) for of in (tree.suite_folder, tree.pretraining_scratch))
-    about = read_json(folder / "suite.json") or {}
+    about = read_json(folder / "suite.json", schemas.SUITE) or {}
     modules = code.pretraining_modules(scale)
     stamp = {"digest": code.digest(modules), "shown": "computed by it", "modules": modules}
     is_there = about.get("fingerprint") == pretrain.fingerprint(scale) and all(
@@ -56,6 +57,13 @@ def difference(scale: Scale, folder: Path) -> float:
     file = folder / "pretraining.parquet"
     if not file.is_file():
         return float("inf")
-    written = pd.read_parquet(file)["loss"].iloc[:STEPS]
+    try:
+        written = pd.read_parquet(file, columns=["loss"])["loss"].iloc[:STEPS].astype(float)
+    except (OSError, ValueError, KeyError) as error:  # of pyarrow, too
+        raise UserError(
+            f"{file}: {' '.join(str(error).split())[:200]}. `git checkout -- {file}` brings it back."
+        ) from None
+    if not len(written) or not (written > 0).all():
+        raise UserError(f"{file}: its losses are to be numbers above 0. `git checkout -- {file}` brings it back.")
     again = pretrain.first_losses(scale, len(written))
     return max(abs(a - b) / abs(b) for a, b in zip(again, written, strict=True))

@@ -51,8 +51,8 @@ def peak_memory_mb() -> float:
 
 def _git(root: Path, *command: str) -> str | None:
     try:
-        found = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True)
-    except OSError:
+        found = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, timeout=60)
+    except (OSError, ValueError, subprocess.SubprocessError):  # no git, output that is no text, no answer
         return None
     return found.stdout.strip() if found.returncode == 0 else None
 

@@ -11,11 +11,12 @@ from typing import Literal
 
 from excursions import tree
 from excursions.data.loading import questions_digest
-from excursions.files import file_digest
+from excursions.files import file_digest, read_json
 from excursions.models import suites
 from excursions.models.model import weight_files
 from excursions.params import Scale
 from excursions.recipes import RECIPES
+from excursions.results import schemas
 from excursions.study import code
 
 CHAT_FILES = ("chat_template.jinja", "tokenizer_config.json")  # where a tokenizer keeps its chat template
@@ -104,11 +105,7 @@ def code_digest(run: Run, scale: Scale) -> str:
 
 def about(run: Run, root: Path) -> dict | None:
     """run.json of a run that has results; None for one that has none, or none that can be read."""
-    try:
-        found = json.loads((run.folder(root) / "run.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    return read_json(run.folder(root) / "run.json", schemas.RUN)
 
 
 def status(run: Run, scale: Scale, root: Path) -> Status:

@@ -17,6 +17,7 @@ from excursions.params import UserError
 
 CHECKPOINTS = ["p20", "p88"]
 STUDY = {"scales": ["smoke"], "checkpoints": CHECKPOINTS, "seeds": [0], "more_seeds": {"rl": {"p20": [1]}}}
+LEFT_OUT = (".venv", ".venv-vllm", ".git", "scratch", "tries", "trained")
 GENERATED = ("results", "checkpoints", "figures", "reports", "claims", "CLAIMS.md", "dvc.lock")
 
 
@@ -31,14 +32,13 @@ def run_smoke(root: Path, keep: Path | None = None) -> Path:
     parent = Path(tempfile.mkdtemp(prefix="excursions-smoke-"))
     copy = (keep or parent / "excursions").absolute()
     try:
-        listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-        for name in filter(None, listed):
+        for name in _files(root):
             if name.split("/")[0] not in GENERATED and (root / name).is_file():
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, copy / name)
         params = with_head(keys.read_yaml(copy / "params.yaml"), STUDY)
         (copy / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-        _git(copy, "init", "--quiet")
+        without_git(copy)
         done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=copy, env=environment(copy))
         if done.returncode:
             raise UserError(f"the smoke run failed in {copy}; its last lines above say why (--keep FOLDER keeps it).")
@@ -61,10 +61,19 @@ def environment(copy: Path) -> dict[str, str]:
     return os.environ | {"PATH": path, "PYTHONPATH": str(copy)}
 
 
-def _git(folder: Path, *command: str) -> str:
-    done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(
-            f"`git {command[0]}` failed in {folder}: {done.stderr.strip()}. The smoke run needs a git checkout."
-        )
-    return done.stdout
+def without_git(root: Path) -> None:
+    """Tells DVC that a folder is no git repository, if so (a copy, an unpacked archive): it would refuse to work."""
+    if not (root / ".git").exists():
+        subprocess.run([sys.executable, "-m", "dvc", "config", "--local", "core.no_scm", "true"], cwd=root, check=True)
+
+
+def _files(root: Path) -> list[str]:
+    """The project's files: what git tracks or would; without git all but environments, state and what is hidden."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if (root / ".git").exists() and shutil.which("git"):
+        return [name for name in subprocess.check_output(listing, cwd=root, text=True).split("\0") if name]
+    names = [file.relative_to(root) for file in root.rglob("*") if file.is_file()]
+    hidden = [name for name in names if name.parts[0] in LEFT_OUT or "__pycache__" in name.parts]
+    return sorted(
+        str(name) for name in {*names} - {*hidden} if name.parts[:2] not in ((".dvc", "cache"), (".dvc", "tmp"))
+    )

@@ -10,7 +10,7 @@ import yaml
 
 from excursions.files import file_digest
 from excursions.params import UserError
-from excursions.study.smoke import environment
+from excursions.study.smoke import environment, without_git
 
 
 def verify(root: Path, scales: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -25,6 +25,7 @@ def verify(root: Path, scales: tuple[str, ...]) -> tuple[list[str], list[str]]:
     known = [stage for name in result_stages(root) for stage in (name, *(f"{name}@{scale}" for scale in scales))]
     stages = [stage for stage in known if stage in made]
     files = [out["path"] for stage in stages for out in made[stage]["outs"]]
+    without_git(root)
     before = {file: file_digest(root / file) if (root / file).is_file() else "" for file in files}
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", *stages],

@@ -21,7 +21,7 @@ from excursions.data.loading import load_questions
 from excursions.data.prompts import completion_ids, prompt_ids
 from excursions.data.questions import Question
 from excursions.models.processes import Processes
-from excursions.params import Questions, Sft
+from excursions.params import Questions, Sft, UserError
 from excursions.training.optimizers import adamw, cosine, step_optimizer
 from excursions.training.recipes import Start, Training
 
@@ -45,6 +45,7 @@ def sft_update(
     model, tokenizer, scale = start.model, start.tokenizer, start.scale
     params, gold = scale.sft, start.recipe.gold
     examples = sft_examples(load_questions(scale).train, tokenizer, scale.questions, start.seed, gold)
+    check_context(examples, model.config.max_position_embeddings)
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
     last = steps or sft_steps(len(examples), params, gold)
 
@@ -89,6 +90,16 @@ def sft_examples(
         for solution in question.solutions if gold else [question.solutions[chosen]]:
             found.append(Example(prompt, completion_ids(tokenizer, solution, params)))
     return found
+
+
+def check_context(examples: Sequence[Example], context: int) -> None:
+    """Raises UserError if a prompt with its solution exceeds the model's context: asked before the first step."""
+    lengths = [len(e.prompt_ids) + len(e.completion_ids) for e in examples]
+    if long := sum(length > context for length in lengths):
+        raise UserError(
+            f"{long} of {len(lengths)} training examples are too long: the longest has {max(lengths)} tokens; "
+            f"accepted: {context}, the model's context. Leave long solutions out of the training rows."
+        )
 
 
 @contextmanager
