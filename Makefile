@@ -25,7 +25,7 @@ verify: .venv/.installed ## make every figure, report and claim again by force a
 	@$(BIN)/excursions verify
 
 test: .venv/.installed ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-vllm: .venv-vllm/.installed ## run the tests of the vLLM engine, on the CPU, in an environment of their own
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest -q tests/with_vllm

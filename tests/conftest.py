@@ -16,6 +16,14 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 
 
+LONGEST = ("test_pipeline", "test_processes", "test_figures", "test_site", "test_hub")
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """The files that take longest come first: of two processes none then waits for the other's last file."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of public test data, which is not part of the project."""

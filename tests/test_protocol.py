@@ -119,6 +119,7 @@ def test_evaluate_measures_keeps_and_compares_models_by_their_folders(hub_projec
     assert json.loads(capsys.readouterr().out) == compare(*kept.values())
     assert main(["evaluate", "--compare", *map(str, kept.values())]) == 0
     assert "points" in (printed := capsys.readouterr().out) and "paired" in printed
+    assert printed.count("(no question differed)") == 2, "tiny models solve none"
 
 
 def test_engines_answer_alike(hub_project, tmp_path, capsys):

@@ -123,7 +123,8 @@ def describe(found: dict) -> list[str]:
     sign, unit = ("+", " points") if compared else ("", "%")
     for name in (f"pass@{k}" for k in KS if f"pass@{k}" in found):
         value, low, high = (f"{found[name][key]:{sign}.2f}" for key in ("estimate", "low", "high"))
-        lines.append(f"  {name:8}{value:>7}{unit} [{low}, {high}]")
+        alike = " (no question differed)" if compared and low == high else ""
+        lines.append(f"  {name:8}{value:>7}{unit} [{low}, {high}]{alike}")
     if compared:
         return [*lines, "95% intervals, paired: both were asked the same questions with the same random numbers"]
     ended = ", ".join(f"{reason} {count}" for reason, count in found["stop_reasons"].items())

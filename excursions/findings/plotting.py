@@ -280,3 +280,4 @@ def share_y(panels: Sequence[Axes], label: str, from_zero: bool = True) -> None:
 def nothing(axes: Axes) -> None:
     """Says that a panel has no data yet."""
     axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
+    axes.xaxis.set_major_locator(NullLocator())

@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from excursions.findings import curves, headlines, reference
 from excursions.findings.plotting import (
@@ -109,6 +110,8 @@ def _rollouts(rows: Sequence[Sequence[Axes]], ours: pd.DataFrame) -> None:
             axes.set_xlabel({"questions": "questions seen", "answers": "answers sampled"}[x])
             if x == "answers":
                 axes.set_xscale("log")
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(3))
             for number, points in here.groupby("rollouts"):
                 look = _sequence(len(values), values.index(number), f"{number:.0f} rollouts")
                 curve(axes, points.assign(x=points[x].astype(float)), look, width=1)

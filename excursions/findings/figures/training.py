@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from excursions.findings import curves, headlines, reference
 from excursions.findings.curves import ZERO_SHOT
@@ -114,6 +115,8 @@ def _steps(axes: Axes, table: pd.DataFrame) -> None:
         curve(axes, points[points["stage"] != "base"].assign(x=points["rl_step"]), look)
         base = points[(points["stage"] == "base") & points["seed"].isna()]
         axes.plot([-0.08 * width] * len(base), base["estimate"], "o", mfc="white", mec=LOOKS["base"].color, ms=4)
+    axes.set_xlim(-0.16 * width, 1.06 * width)
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
 
 
 def _log(axes: Axes, log: pd.DataFrame, what: str) -> None:
