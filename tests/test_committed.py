@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from excursions import params
+from excursions.evaluation.outcomes import make_exam, measure_outcomes
 from excursions.findings import estimates, site
 from excursions.models.model import load_model
 from excursions.models.processes import Processes
@@ -48,6 +49,22 @@ def test_the_lines_of_the_readme_are_computed():
     lines = site.what_came_out(results.load_tables(ROOT, "nano"))
     said = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(lines) == 5 and "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1)) in said
+
+
+def test_the_kept_models_solve_what_their_runs_say():
+    """The kept weights are rounded to the precision of the checkpoints, so a few samples go another way."""
+    folders = sorted((ROOT / "trained/nano/main").glob("*/*/seed-*"))
+    if not folders:
+        pytest.skip("no trained model is kept: see keep_models in params.yaml")
+    exam = make_exam(NANO, "test", 12, 0)
+    for folder in folders:
+        run = Run("nano", "main", folder.parts[-3], folder.parts[-2], int(folder.name.removeprefix("seed-")))
+        model, tokenizer = load_model(folder)
+        rows, _ = measure_outcomes(exam, start_engine(NANO.engine, model, tokenizer), tokenizer, Processes())
+        last = estimates.last_step(results.load_run(run.folder(ROOT), "outcomes")).set_index("question_id")
+        gaps = [abs(row["correct"] - last.loc[row["question_id"], "correct"]) / row["n"] for row in rows]
+        assert sum(gaps) / len(gaps) < 0.03, (run.name, gaps)
+        assert (folder / "README.md").is_file()
 
 
 def test_base_is_not_saturated_at_the_last_checkpoint():
