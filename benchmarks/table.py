@@ -22,7 +22,7 @@ from measuring import ON_GPU
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).parents[1] / "docs"
 STORE = DOCS / "benchmarks.json"
-SCRIPTS = {"cpu": ("sampling", "grpo_step", "pretraining", "evaluation"), "gpu": ("sampling", "grpo_step")}
+SCRIPTS = {"cpu": ("sampling", "any_model", "grpo_step", "pretraining", "evaluation"), "gpu": ("sampling", "grpo_step")}
 LIBRARIES = ("torch", "transformers", "trl", "lm-eval")
 # prints the script's table, and its peak memory as the last line of what it writes
 WITH_PEAK = (

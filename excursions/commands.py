@@ -133,6 +133,7 @@ def _evaluate_by_protocol(args: argparse.Namespace) -> dict:
 
 
 def _evaluate_split(args: argparse.Namespace) -> None:
+    import numpy as np
     import pandas as pd
 
     from excursions.data.source import open_source
@@ -152,7 +153,9 @@ def _evaluate_split(args: argparse.Namespace) -> None:
     if args.general:
         items = measure_general(model, tokenizer, open_source(scale).general(), Processes())
         for benchmark, of_it in items.groupby("benchmark", sort=False):
-            print(f"{benchmark:14} {len(of_it):5} items      accuracy {of_it.correct.mean() * 100:5.1f}%")
+            found = shares(np.ones(len(of_it), int), of_it.correct.to_numpy())["pass@1"]
+            shown = f"{found['estimate']:5.1f}% [{found['low']:.1f}, {found['high']:.1f}]"
+            print(f"{benchmark:14} {len(of_it):5} items      accuracy {shown}")
 
 
 def notebook(args: argparse.Namespace) -> None:

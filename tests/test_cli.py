@@ -1,6 +1,7 @@
 """The command line as a newcomer uses it, typos included: one sentence, exit code 2, no traceback."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -63,8 +64,9 @@ def test_sample_evaluate_and_plan_on_a_checkpoint(project, capsys):
     assert main(["sample", *where, "--checkpoint", "p88", "-n", "3", "--shots", "1"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert "[gold:" in printed[0] and len(printed) == 4 and all(line[:5] in ("right", "wrong") for line in printed[1:])
-    assert main(["evaluate", *where, "--questions", "2"]) == 0
+    assert main(["evaluate", *where, "--questions", "2", "--general"]) == 0
     printed = capsys.readouterr().out
+    assert re.search(r"piqa +8 items +accuracy +\d+\.\d% \[\d+\.\d, \d+\.\d\]", printed)
     assert "validation questions, 0-shot" in printed and "Wilson" in printed and "pass@1" in printed
     assert main(["plan", *where, "--checkpoint", "p88", "--recipe", "rl", "sft", "--measure"]) == 0
     printed = capsys.readouterr().out
