@@ -5,6 +5,7 @@ docs/params.md is the table of them, written by `python -m excursions.params > d
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass, replace
@@ -286,6 +287,8 @@ def _rules(scale: Scale) -> Iterator[tuple[bool, str, object, str]]:
         shares = getattr(questions, name) or {}
         if questions.source == "nano" or shares:
             yield sum(shares.values()) > 0, f"questions.{name}", shares, "shares of cells that are not all 0"
+        unknown = [cell for cell in shares if not re.fullmatch(r"e\d+n\d+", cell)]
+        yield not unknown, f"questions.{name}", unknown, "cells named e<events>n<largest number>, for example e2n20"
     is_there = questions.source != "hub" or scale.hub is not None
     yield is_there, "hub", "null, and questions.source is 'hub'", "a block that says where public data are"
     is_other = questions.easy != questions.hard and (questions.source == "hub" or questions.hard is not None)
@@ -296,6 +299,10 @@ def _rules(scale: Scale) -> Iterator[tuple[bool, str, object, str]]:
     yield rl.warmup_steps <= rl.steps, "rl.warmup_steps", rl.warmup_steps, f"at most rl.steps, which is {rl.steps}"
     yield (
         rl.questions_per_step <= asked, "rl.questions_per_step", rl.questions_per_step,
+        f"at most the {asked:,} training questions",
+    )  # fmt: skip
+    yield (
+        scale.parallel.sft_batch_size <= asked, "parallel.sft_batch_size", scale.parallel.sft_batch_size,
         f"at most the {asked:,} training questions",
     )  # fmt: skip
     for name, block in (("rl", rl), ("evaluate", scale.evaluate)):

@@ -76,6 +76,8 @@ WRONG = [
     ("nano/rl/micro_batch", 0, "'nano.rl.micro_batch' is 0"),
     ("smoke/rl/warmup_steps", 3, "smoke.rl.warmup_steps is 3; accepted: at most rl.steps, which is 2"),
     ("nano/rl/questions_per_step", 1001, "at most the 1,000 training questions"),
+    ("nano/parallel/sft_batch_size", 1001, "at most the 1,000 training questions"),
+    ("nano/questions/easy_mixture", {"a": 1.0}, "cells named e<events>n<largest number>"),
     ("nano/rl/max_new_tokens", 256, "nano.rl.max_new_tokens is 256; accepted: less than model.context, which is 256"),
     ("nano/rl/advantage", "grup", "Did you mean 'group'?"),
     ("nano/rl/advantage", 1, "'nano.rl.advantage' is 1; accepted: group, mean, loo"),
