@@ -42,6 +42,7 @@ def main() -> None:
     }
     found = interleaved(jobs, rounds=2)
     processes = Processes()
+    model = processes.place(model)
     engine = start_engine(scale.engine, model, tokenizer)
     exam = make_exam(scale, "test", QUESTIONS, 0)
     question = seconds(lambda: measure_outcomes(exam, engine, tokenizer, processes)) / len(exam.asked)

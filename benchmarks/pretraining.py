@@ -41,7 +41,7 @@ def main() -> None:
     compiling = time.perf_counter() - started
     jobs = {
         "ours": lambda: step(compiled),
-        "peer": lambda: step(lambda model, ids_bt: model(input_ids=ids_bt, labels=ids_bt, use_cache=False).loss),
+        "peer": lambda: step(lambda model, ids_bt: model(input_ids=ids_bt, labels=ids_bt.long(), use_cache=False).loss),
     }
     found = interleaved(jobs, ROUNDS)
     tokens = scale.pretrain.batch_size * scale.model.context

@@ -1,8 +1,8 @@
 """Runs the benchmarks, each in a process of its own, and writes what they found to docs/: `make bench`.
 
-docs/benchmarks.json holds the rows of each kind of machine (cpu, gpu): a run replaces those of its own kind.
-docs/benchmarks.md and docs/benchmarks.svg are made from it; `python benchmarks/table.py --again` makes them without
-measuring.
+docs/benchmarks.json holds what each found on each kind of machine (cpu, gpu); a run replaces what it measures, with
+names only these: `python benchmarks/table.py sampling growth`. docs/benchmarks.md and docs/benchmarks.svg are made
+from it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from measuring import ON_GPU
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).parents[1] / "docs"
 STORE = DOCS / "benchmarks.json"
-SCRIPTS = {"cpu": ("sampling", "any_model", "grpo_step", "pretraining", "evaluation"), "gpu": ("sampling", "grpo_step")}
+SCRIPTS = {
+    "cpu": ("sampling", "any_model", "grpo_step", "pretraining", "evaluation", "growth"),
+    "gpu": ("sampling", "grpo_step"),
+}
 LIBRARIES = ("torch", "transformers", "trl", "lm-eval")
 # prints the script's table, and its peak memory as the last line of what it writes
 WITH_PEAK = (
@@ -41,23 +44,16 @@ HOW = {
 def main() -> None:
     """Measures, stores, writes table and figure."""
     found = json.loads(STORE.read_text(encoding="utf-8")) if STORE.is_file() else {}
-    if "--again" not in sys.argv:
-        kind = "gpu" if ON_GPU else "cpu"
-        rows = []
-        for script in SCRIPTS[kind]:
-            of_script, memory = run(script)
-            rows += [row | {"memory": memory} for row in of_script]
-        versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-        found[kind] = {
-            "machine": machine(),
-            "versions": f"Python {platform.python_version()}, {versions}",
-            "rows": rows,
-        }
-        if kind == "cpu":
-            found[kind]["growth"] = run("growth")[0]
+    kind = "gpu" if ON_GPU else "cpu"
+    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    about = {"machine": machine(), "versions": f"Python {platform.python_version()}, {versions}"}
+    for script in sys.argv[1:] or SCRIPTS[kind]:
+        rows, memory = run(script)
+        measured = found.get(kind, {}).get("measured", {}) | {script: [row | {"memory": memory} for row in rows]}
+        found[kind] = about | {"measured": measured}
         STORE.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     (DOCS / "benchmarks.md").write_text(page(found), encoding="utf-8")
-    draw(pd.DataFrame(found["cpu"]["growth"]))
+    draw(pd.DataFrame(found["cpu"]["measured"]["growth"]))
 
 
 def run(script: str) -> tuple[list[dict], float]:
@@ -85,7 +81,8 @@ def page(found: dict) -> str:
     parts = ["# Speed\n\nMade by `make bench` from docs/benchmarks.json.\n"]
     for kind, about in sorted(found.items()):
         rows = []
-        for row in about["rows"]:
+        measured = (row for name in SCRIPTS[kind] if name != "growth" for row in about["measured"].get(name, ()))
+        for row in measured:
             cells = [_number(row.get(name)) for name in ("ours", "peer", "ratio", "floor")]
             cells += [row.get("peer_name", ""), row.get("of it", ""), _number(row.get("memory"))]
             rows.append(f"| {' | '.join([row['job'], *cells])} |\n")
@@ -95,7 +92,9 @@ def page(found: dict) -> str:
             "|---|---|---|---|---|---|---|---|\n"
         )
         parts += rows
-    growth = pd.DataFrame(found["cpu"]["growth"]).to_markdown(index=False, floatfmt=".2f")
+    growth = (
+        pd.DataFrame(found["cpu"]["measured"]["growth"]).drop(columns="memory").to_markdown(index=False, floatfmt=".2f")
+    )
     parts.append(f"\n## How a GRPO step grows\n![seconds of a GRPO step](benchmarks.svg)\n\n{growth}\n")
     return "".join(parts)
 
