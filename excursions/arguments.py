@@ -115,11 +115,6 @@ def _check_evaluate(args: argparse.Namespace) -> None:
     for name in useless:
         if getattr(args, name):
             raise UserError(f"{by} takes no --{name}. `excursions evaluate --help` tells more.")
-    for file in args.compare or ():
-        if not file.is_file():
-            raise UserError(
-                f"{file} could not be read: there is no such file; `excursions evaluate --keep` writes one."
-            )
 
 
 def named_cells(args: argparse.Namespace) -> list[tuple[str, str, str, str, int]]:

@@ -112,6 +112,11 @@ def show(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    for file in args.compare or ():  # before the imports, which take seconds
+        if not file.is_file():
+            raise UserError(
+                f"{file} could not be read: there is no such file; `excursions evaluate --keep` writes one."
+            )
     from excursions.evaluation import protocol
 
     if not (args.compare or args.benchmark):
@@ -153,9 +158,9 @@ def _evaluate_split(args: argparse.Namespace) -> None:
     if args.general:
         items = measure_general(model, tokenizer, open_source(scale).general(), Processes())
         for benchmark, of_it in items.groupby("benchmark", sort=False):
-            found = shares(np.ones(len(of_it), int), of_it.correct.to_numpy())["pass@1"]
-            shown = f"{found['estimate']:5.1f}% [{found['low']:.1f}, {found['high']:.1f}]"
-            print(f"{benchmark:14} {len(of_it):5} items      accuracy {shown}")
+            share = shares(np.ones(len(of_it), int), of_it.correct.to_numpy())["pass@1"]
+            interval = f"[{share['low']:.1f}, {share['high']:.1f}]"
+            print(f"{benchmark:14} {len(of_it):5} items      accuracy {share['estimate']:5.1f}% {interval}")
 
 
 def notebook(args: argparse.Namespace) -> None:
