@@ -8,7 +8,7 @@ both do the same work, and what ending at a stop string saves comes on top. `gen
 from __future__ import annotations
 
 import torch
-from measuring import PAD, VOCAB, interleaved, make_prompts, make_tokenizer, report
+from measuring import PAD, VOCAB, interleaved, make_prompts, make_tokenizer, report, with_generate
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from excursions.rollout.sampler import sample_seed
@@ -45,7 +45,7 @@ def main() -> None:
         prompts = [shared + prompt for prompt in make_prompts(N_PROMPTS, 40, 60)]
         jobs = {
             "ours": lambda p=prompts: engine.generate(p, seeds, max_new_tokens=NEW_TOKENS, temperature=1.0),
-            "peer": lambda p=prompts: with_generate(model, p),
+            "peer": lambda p=prompts: with_generate(model, p, N_SAMPLES, NEW_TOKENS, PROMPTS_PER_CALL),
         }
         found = interleaved(jobs, rounds=2)
         rows.append(
@@ -58,23 +58,6 @@ def main() -> None:
             }
         )
     report(rows)
-
-
-def with_generate(model: LlamaForCausalLM, prompts: list[list[int]]) -> None:
-    for start in range(0, len(prompts), PROMPTS_PER_CALL):
-        chunk = prompts[start : start + PROMPTS_PER_CALL]
-        longest = max(map(len, chunk))
-        ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in chunk])
-        model.generate(
-            ids,
-            attention_mask=(ids != PAD).long(),
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            num_return_sequences=N_SAMPLES,
-            max_new_tokens=NEW_TOKENS,
-        )
 
 
 if __name__ == "__main__":

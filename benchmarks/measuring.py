@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedTokenizerFast
+from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 ON_GPU = torch.cuda.is_available()
 VOCAB, PAD, EOS = 16_384 if ON_GPU else 600, 0, 1
@@ -61,6 +61,27 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="w2"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
+
+
+def with_generate(
+    model: PreTrainedModel, prompts: list[list[int]], samples: int, new_tokens: int, prompts_per_call: int
+) -> None:
+    """The peer of our samplers: transformers' `generate`, so many prompts a call, at temperature 1 without top-k or
+    top-p."""
+    for start in range(0, len(prompts), prompts_per_call):
+        chunk = prompts[start : start + prompts_per_call]
+        longest = max(map(len, chunk))
+        ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in chunk]).to(model.device)
+        model.generate(
+            ids,
+            attention_mask=(ids != PAD).long(),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            num_return_sequences=samples,
+            max_new_tokens=new_tokens,
+        )
 
 
 def clock() -> float:

@@ -8,10 +8,8 @@ ours is the engine for models of any architecture; `generate` gets all prompts a
 
 from __future__ import annotations
 
-import torch
 from measuring import (
     ON_GPU,
-    PAD,
     SIZES,
     VOCAB,
     interleaved,
@@ -21,8 +19,8 @@ from measuring import (
     matmul_peak,
     report,
     weights,
+    with_generate,
 )
-from transformers import Olmo2ForCausalLM
 
 from excursions.rollout.sampler import sample_seed
 from excursions.rollout.torch_engine import TorchEngine
@@ -49,7 +47,7 @@ def main() -> None:
             engine = TorchEngine(model, None, VOCAB)
         jobs = {
             "ours": lambda e=engine: e.generate(prompts, seeds, max_new_tokens=NEW_TOKENS, temperature=1.0),
-            "peer": lambda m=model: with_generate(m, prompts),
+            "peer": lambda m=model: with_generate(m, prompts, N_SAMPLES, NEW_TOKENS, PROMPTS_PER_CALL),
         }
         found = interleaved(jobs, rounds=3 if ON_GPU else 2)
         floor = n_tokens * 2 * weights(model) / matmul_peak()
@@ -64,23 +62,6 @@ def main() -> None:
             }
         )
     report(rows)
-
-
-def with_generate(model: Olmo2ForCausalLM, prompts: list[list[int]]) -> None:
-    for start in range(0, len(prompts), PROMPTS_PER_CALL):
-        chunk = prompts[start : start + PROMPTS_PER_CALL]
-        longest = max(map(len, chunk))
-        ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in chunk]).to(model.device)
-        model.generate(
-            ids,
-            attention_mask=(ids != PAD).long(),
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            num_return_sequences=N_SAMPLES,
-            max_new_tokens=NEW_TOKENS,
-        )
 
 
 if __name__ == "__main__":
