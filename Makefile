@@ -49,8 +49,8 @@ lab: .venv/.installed ## open the notebooks in JupyterLab
 bench: .venv/.installed ## measure speed, about 15 minutes on an idle machine: writes docs/benchmarks.md and its figure
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/table.py
 
-bench-vllm: .venv-vllm/.installed ## measure the sampler against vLLM on the CPU
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python benchmarks/vllm_sampling.py
+bench-vllm: .venv/.installed .venv-vllm/.installed ## measure the sampler against vLLM on the CPU, into the same table
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/table.py vllm_sampling
 
 # The pins that are there stay unless pyproject.toml forbids them; `make lock UPGRADE=1` takes the newest of everything.
 # The local part of a torch version (+cpu) names a build of the same release, so it is dropped.

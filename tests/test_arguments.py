@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from study_file import write_study
 
 from excursions import cli, keys
 from excursions.arguments import check, named_cells, suite_checkpoints
+from excursions.models.model import use_machine
 from excursions.params import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -123,6 +125,23 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported():
     done = run("train", "--recipe", "rll")
     assert done.returncode == 2 and "There is no recipe 'rll'" in done.stderr
     assert not re.search(r"\| +(torch|transformers|pandas|datasets)$", done.stderr, re.M)
+
+
+@pytest.mark.parametrize(("said", "threads"), [("2", 2), ("2,1", 2), (" 1", 1), ("", os.cpu_count())])
+def test_threads_are_as_many_as_the_environment_says(said, threads, monkeypatch):
+    set_to = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    use_machine()
+    use_machine(3)
+    assert set_to == [threads, 3]
+
+
+@pytest.mark.parametrize("said", ["abc", "0", "-1", "1.5"])
+def test_threads_that_are_no_number_are_refused(said, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    with pytest.raises(UserError, match=f"OMP_NUM_THREADS is '{said}'; accepted: a whole number"):
+        use_machine()
 
 
 def test_options_that_are_given_again_add_up_and_nothing_is_named_twice(parsed):

@@ -96,7 +96,7 @@ def test_every_claim_is_well_formed():
     assert len(set(ids)) == len(ids) >= 30
     for check in claims.CHECKS:
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", check.id)
-        assert check.role in checks.ROLES and (check.above, check.below) != (None, None)
+        assert check.span in checks.SPANS and (check.above, check.below) != (None, None)
         assert check.above is None or check.below is None or check.above < check.below
         assert check.benchmark in ("easy", "hard", "general")
         assert check.rule and check.measure and check.source and "|" not in check.claim + check.measure
@@ -178,9 +178,9 @@ def test_recipes_that_only_guess_are_not_compared():
     assert checks.undetectable({"rl": 9.9, "base": 1.0}, 1.2, 10) == "none reaches 10"
 
 
-def test_roles_of_checkpoints():
+def test_spans_of_checkpoints():
     names, multiples = ["p04", "p08", "p20", "p88"], [0.1, 0.2, 0.5, 2.2]
-    chosen = {role: checks.choose(role, names, multiples) for role in checks.ROLES if role != "shared"}
+    chosen = {span: checks.choose(span, names, multiples) for span in checks.SPANS if span != "shared"}
     assert chosen == {
         "early": ["p08"],
         "turn": ["p20"],
@@ -243,6 +243,22 @@ def test_fewer_than_three_seeds_are_no_verdict():
     kept = (tables.outcomes["recipe"] != "base") | (tables.outcomes["seed"] == 0)
     claim = by_id(dataclasses.replace(tables, outcomes=tables.outcomes[kept]), "early_rl")["rl-effective-early"]
     assert (claim.verdict, claim.n_seeds) == ("supported", 3)
+
+
+def test_a_checkpoint_of_too_few_seeds_is_left_out_and_named():
+    tables = study(PAPER_LIKE)
+    rows = tables.outcomes
+    absent = (rows["recipe"] == "sft") & (rows["checkpoint"] == "p56") & (rows["seed"] > 0)
+    found = by_id(dataclasses.replace(tables, outcomes=rows[~absent]), "scarce_demonstrations")
+    claim = found["rl-beats-sft-pass1"]
+    assert (claim.verdict, claim.n_seeds) == ("supported", 3)
+    assert claim.note == "at p20, p88; p56 left out: 1 of 3 seeds"
+    assert [point.checkpoint for point in claim.contrasts[0].points] == ["p20", "p88"]
+    # nor is another checkpoint put in its place
+    absent = (rows["recipe"] == "rl") & (rows["checkpoint"] == "p88") & (rows["seed"] > 0)
+    found = by_id(dataclasses.replace(tables, outcomes=rows[~absent]), "early_rl")
+    assert found["rl-matches-sft-rl"].note == "not measured: needs 3 seeds, there are 1"
+    assert found["rl-matches-sft-rl-early"].verdict == "supported"
 
 
 def test_an_effect_is_the_mean_over_checkpoints_of_the_paired_difference(paper_like, evaluated):

@@ -70,14 +70,14 @@ def test_a_curve_grows_by_each_point(shown):
 
 
 def test_two_recipes_are_set_against_each_other_question_by_question(project):
-    page = live.duel(project, "nano", "p20", "rl", "base", 0, "easy").data
+    page = live.duel(project, "nano", "main", "p20", "rl", "base", 0, "easy").data
     won, lost, tied = map(int, re.findall(r"(\d+) (?:questions won|lost|tied)", page))
     assert won + lost + tied == 12 and won > lost
-    turned = live.duel(project, "nano", "p20", "base", "rl", 0, "easy").data
+    turned = live.duel(project, "nano", "main", "p20", "base", "rl", 0, "easy").data
     assert f"{lost} questions won, {won} lost, {tied} tied" in turned
-    assert "12 tied" in live.duel(project, "nano", "p20", "rl", "rl", 0, "easy").data
+    assert "12 tied" in live.duel(project, "nano", "main", "p20", "rl", "rl", 0, "easy").data
     with pytest.raises(UserError, match="no recipe among these results 'parallel'; accepted: base, rl, sft"):
-        live.duel(project, "nano", "p20", "parallel", "rl", 0, "easy")
+        live.duel(project, "nano", "main", "p20", "parallel", "rl", 0, "easy")
 
 
 def test_completions_are_told_whole_and_escaped():

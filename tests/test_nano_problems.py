@@ -12,6 +12,7 @@ import pytest
 
 from excursions import params
 from excursions.data.checks import check_data
+from excursions.data.loading import few_shot_examples
 from excursions.data.nano import corpus, problems
 from excursions.data.nano.problems import check_solution, checked_steps
 from excursions.data.nano.tokenizer import build_tokenizer
@@ -227,6 +228,13 @@ def test_tokens_round_trip_and_unknown_words_are_seen(questions):
             assert len(ids) == problems.count_tokens(text)
     assert tokenizer("xylophone").input_ids == [tokenizer.unk_token_id]
     assert build_tokenizer(["b", "a", "12"]).get_vocab().keys() == build_tokenizer(["a", "b"]).get_vocab().keys()
+
+
+def test_more_worked_examples_than_there_are_are_refused(questions):
+    there = max(Counter(example.benchmark for example in questions.examples).values())
+    assert len(few_shot_examples(SMOKE, there)) == len(questions.examples)
+    with pytest.raises(UserError, match=f"{there + 1} worked examples are asked for .* accepted: at most {there}"):
+        few_shot_examples(SMOKE, there + 1)
 
 
 def test_prompts_are_the_shown_examples_then_the_question(questions):

@@ -1,5 +1,6 @@
 """The closed formulas of costs against what nano's model really computes and keeps; the report; the list of jobs."""
 
+import copy
 import inspect
 import json
 import math
@@ -25,10 +26,11 @@ from excursions import cli, commands
 from excursions.data.nano import corpus
 from excursions.data.source import open_source
 from excursions.evaluation.outcomes import measure_general
+from excursions.models.lora import add_lora
 from excursions.models.model import build_model
 from excursions.models.processes import Processes
 from excursions.models.scoring import completion_logprobs, flash, flash_backward
-from excursions.params import RECIPES, PublicSuite, Revision, UserError
+from excursions.params import RECIPES, Lora, PublicSuite, Revision, UserError
 from excursions.recipes import RECIPES as TABLE
 from excursions.rollout.sampler import Completion
 from excursions.rollout.torch_engine import TorchEngine
@@ -133,6 +135,15 @@ def make_groups(prompts=8, rollouts=16, full=None) -> list[Group]:
     return made
 
 
+def lora(rank) -> Lora | None:
+    return Lora(rank, 2 * rank) if rank else None
+
+
+def adapted(model, rank):
+    """A copy with adapters of a rank; the model itself for rank 0."""
+    return add_lora(copy.deepcopy(model), lora(rank), 0) if rank else model
+
+
 def mean(values) -> float:
     values = list(values)
     return sum(values) / len(values)
@@ -153,8 +164,10 @@ def test_flops_of_pretraining(nano, model, shape):
     assert costs.pretraining_cost(few, shape).training == pytest.approx(measured, rel=CLOSE)
 
 
-@pytest.mark.parametrize(("prompts", "micro_batch", "kl"), [(8, 64, 0.0), (2, 8, 0.0), (4, 64, 0.1)])
-def test_flops_of_an_rl_step(nano, model, shape, prompts, micro_batch, kl):
+@pytest.mark.parametrize(
+    ("prompts", "micro_batch", "kl", "rank"), [(8, 64, 0.0, 0), (2, 8, 0.0, 0), (4, 64, 0.1, 0), (2, 32, 0.0, 16)]
+)
+def test_flops_of_an_rl_step(nano, model, shape, prompts, micro_batch, kl, rank):
     groups = make_groups(prompts)
     settings = {
         "temperature": 1.0,
@@ -163,9 +176,9 @@ def test_flops_of_an_rl_step(nano, model, shape, prompts, micro_batch, kl):
         "kl": kl,
         "ref_model": model if kl else None,
     }
-    measured = flops(lambda: rl_gradients(model, groups, **settings))
+    measured = flops(lambda: rl_gradients(adapted(model, rank), groups, **settings))
     rl = replace(nano.rl, questions_per_step=len(groups), max_new_tokens=96, micro_batch=micro_batch, kl=kl)
-    formula = planning.rl_flops(shape, replace(nano, rl=rl), lengths_of(groups))
+    formula = planning.rl_flops(shape, replace(nano, rl=rl, lora=lora(rank)), lengths_of(groups))
     assert formula == pytest.approx(measured, rel=CLOSE)
 
 
@@ -180,12 +193,13 @@ def test_groups_without_a_signal_cost_nothing(nano, model, shape):
     assert formula == pytest.approx(0.5) and measured == pytest.approx(0.5)
 
 
-def test_flops_of_an_sft_step(nano, model, shape):
+@pytest.mark.parametrize("rank", [0, 16])
+def test_flops_of_an_sft_step(nano, model, shape, rank):
     rng = torch.Generator().manual_seed(0)
     examples = [Example(ids(rng, 30 + i % 25), ids(rng, 30 + 7 * i % 60)) for i in range(32)]
     tokens = sum(len(e.prompt_ids) + len(e.completion_ids) for e in examples)
-    measured = flops(lambda: sft_gradients(model, examples, 0, Processes()))
-    assert planning.training_flops(shape, tokens, tokens / 32, tokens) == pytest.approx(measured, rel=CLOSE)
+    measured = flops(lambda: sft_gradients(adapted(model, rank), examples, 0, Processes()))
+    assert planning.training_flops(shape, tokens, tokens / 32, tokens, rank) == pytest.approx(measured, rel=CLOSE)
 
 
 def test_flops_of_sampling(nano, model, shape):
@@ -206,15 +220,19 @@ def test_flops_of_the_general_benchmarks(nano, model, shape):
 # ---- memory ----
 
 
-def test_weights_gradients_and_optimizer_states_are_exact(nano, model, shape):
+@pytest.mark.parametrize("rank", [0, 16])
+def test_weights_gradients_and_optimizer_states_are_exact(nano, model, shape, rank):
+    model = adapted(model, rank)
     optimizers = [adamw(model, 1e-3, (0.9, 0.95), 0.0) for _ in range(2)]
     for optimizer in optimizers:
         next_token_loss(model, torch.randint(3, 400, (1, 8))).backward()
-        gradients = sum(p.grad.nbytes for p in model.parameters())
+        gradients = sum(p.grad.nbytes for p in model.parameters() if p.requires_grad)
         step_optimizer(model, optimizer, 1.0)
     states = [x for o in optimizers for state in o.state.values() for x in state.values() if x.ndim]
-    memory = planning.stage_memory("parallel", nano, shape, lengths_of(make_groups()), 1, False)
-    assert sum(p.nbytes for p in model.parameters()) == memory.weights == 4 * shape.parameters
+    scale = replace(nano, lora=lora(rank))
+    memory = planning.stage_memory("parallel", scale, shape, lengths_of(make_groups()), 1, False)
+    assert sum(p.nbytes for p in model.parameters()) == memory.weights
+    assert memory.copies == (4 * shape.parameters if rank else 0)  # of the weights, which takes the adapters in
     assert gradients == memory.gradients
     assert sum(x.nbytes for x in states) == memory.adamw
 

@@ -291,6 +291,19 @@ def test_a_refactoring_is_shown_equal_and_stamped(project, smoke, changed, capsy
         assert found["shown"].endswith("equal exactly") and found["computed_by"] != found["digest"]
 
 
+def test_a_parent_that_is_shown_equal_is_not_trained_again_for_its_children(project, smoke, monkeypatch):
+    runs = [Run("smoke", "main", "p88", recipe, 0) for recipe in ("sft", "sft_rl")]
+    train_runs(runs, smoke, project)
+    modules, trained = code.run_modules, []
+    monkeypatch.setattr(code, "run_modules", lambda *args: modules(*args) | {"excursions.training.sft": "edited"})
+    monkeypatch.setattr(one_run, "_save_trained", trained.append)
+    assert equality.show_runs(runs, smoke, project) == [] and not trained
+    # what is not known to be the parent's result is
+    shutil.rmtree(runs[0].scratch(project))
+    one_run.start_model(runs[1], smoke, project, Processes())
+    assert len(trained) == 1
+
+
 def test_a_run_whose_algorithm_was_edited_is_computed_again(project, smoke, changed, monkeypatch, capsys):
     from excursions.training import rl
 

@@ -244,6 +244,25 @@ def test_the_committed_pages_fit_as_well(browser):
     _check_quiet(browser)
 
 
+def test_on_a_narrow_screen_the_forest_plot_is_rows_of_the_page(project, browser):
+    rows = [json.loads(path.read_text()) for path in sorted((project / "claims" / "nano").glob("*.json"))]
+    claims = {claim["id"]: claim for of_figure in rows for claim in of_figure}
+    told = """return [...document.querySelectorAll(".forest li")].map(
+        row => [row.innerText, row.querySelector("svg").innerHTML])"""
+    shown = "return [...document.querySelectorAll('.forest, .not-narrow')].map(one => one.offsetHeight > 0)"
+    _open(browser, project / "reports" / "nano" / "index.html", min(SIZES))
+    assert browser.execute_script(shown) == [True, False]
+    found = {text.split()[0]: (text, drawn) for text, drawn in browser.execute_script(told)}
+    assert found.keys() == claims.keys()
+    for name, (text, drawn) in found.items():
+        assert claims[name]["verdict"] in text
+        ends = f"M{claims[name]['ci_low']} 3.5H{claims[name]['ci_high']}"
+        assert (ends in drawn) == (claims[name]["effect"] is not None)
+    assert any(claim["effect"] is not None for claim in claims.values())
+    _open(browser, project / "reports" / "nano" / "index.html", max(SIZES))
+    assert browser.execute_script(shown) == [False, True]
+
+
 def _paths(browser) -> list[str]:
     return browser.execute_script("return [...document.querySelectorAll('#chart path')].map(p => p.outerHTML)")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from excursions.data.questions import Question, QuestionSet
 from excursions.data.source import open_source
-from excursions.params import Scale
+from excursions.params import Scale, UserError
 
 
 def load_questions(scale: Scale) -> QuestionSet:
@@ -23,13 +23,20 @@ def asked_questions(scale: Scale, split: str, per_benchmark: int) -> list[Questi
 
 
 def few_shot_examples(scale: Scale, shots: int) -> tuple[Question, ...]:
-    """The first `shots` worked examples of each benchmark that has any."""
+    """The first `shots` worked examples of each benchmark that has any; all of one that has fewer (4 of MATH, whose
+    are long). Raises UserError if none has so many."""
     counts: dict[str, int] = {}
     found = []
     for example in load_questions(scale).examples:
         counts[example.benchmark] = counts.get(example.benchmark, 0) + 1
         if counts[example.benchmark] <= shots:
             found.append(example)
+    most = max(counts.values(), default=0)
+    if shots > most:
+        raise UserError(
+            f"{shots} worked examples are asked for (evaluate.shots, or --shots), and there are {most} of a benchmark; "
+            f"accepted: at most {most}."
+        )
     return tuple(found)
 
 

@@ -1,13 +1,15 @@
 """A claim and the rule of its verdict. Measured on our tables in `measures`, on the paper's numbers in `published`.
 
-A claim weighs recipes against each other ("pass@1 of rl - base") at the checkpoints of a role. Its effect, in
+A claim weighs recipes against each other ("pass@1 of rl - base") at the checkpoints of a span. Its effect, in
 percentage points, has to lie in a region, from `above` to `below`:
 
     supported      the whole 95% interval lies inside
     not supported  the whole interval lies outside
     inconclusive   neither; or the mean lies inside, but the checkpoints disagree: the effect lies outside at one of
                    them, and either its own interval does too or Cochran's Q says that they differ
-    not measured   fewer than three training runs of a recipe compared, or no data
+    not measured   fewer than three training runs of a recipe compared at every checkpoint, or no data
+
+A checkpoint with fewer than three runs of a recipe is left out, and the note says so.
 
 Of several contrasts ("the best of all recipes") each has to hold (intersection-union test; Berger 1982): supported when
 each is, not supported when one is refuted. The effect shown is that of the contrast that decides.
@@ -28,9 +30,9 @@ ENOUGH_SEEDS = 3  # fewer cannot show how a result scatters
 NEAR_FLOOR = 2.0  # points; recipes that all lie this near to guessing cannot be compared
 ALPHA = 0.05
 
-# Roles go by the share of pretraining in a checkpoint's name, so that they mean the same at every scale.
+# They go by the share of pretraining in a checkpoint's name, so that they mean the same at every scale.
 # The paper's checkpoints are 2, 4, 6, 10, 12, 14, 20, 28 and 44B of 50B tokens; p08 is 4B, p20 is 10B.
-ROLES = {
+SPANS = {
     "early": "at the first checkpoint from 8% of pretraining on",
     "turn": "at the first checkpoint from 20% of pretraining on",
     "later": "over the checkpoints from 20% of pretraining on",
@@ -96,10 +98,10 @@ class Check:
     # "pass@32 of sft_rl - sft"; "rl@larger" is RL in the suite larger; "accuracy of ..." is of the general benchmarks
     contrasts: list[str]
     benchmark: str  # easy or hard (gsm8k or math at paper scale), or general
-    role: str  # of checkpoints, a key of ROLES
+    span: str  # of checkpoints, a key of SPANS
     above: float | None = None
     below: float | None = None
-    each: bool = False  # has to hold at each checkpoint of the role, not on their mean
+    each: bool = False  # has to hold at each checkpoint of the span, not on their mean
     level: float = 0.0  # percent that the best recipe has to reach at a checkpoint for a comparison to mean something
     # What is not such a contrast brings its own measure, on ours and on theirs, and says what it is.
     effect: str = ""
@@ -111,7 +113,7 @@ class Check:
         """What the effect is, in words."""
         several = len(self.contrasts) > 1
         how = "each of " * several
-        over = ROLES[self.role].replace("over", "at each of" if self.each else "mean over")
+        over = SPANS[self.span].replace("over", "at each of" if self.each else "mean over")
         return f"{how}{self.effect or ', '.join(self.contrasts)}; {self.benchmark}; {over}"
 
     @property
@@ -133,18 +135,18 @@ def parse(formula: str) -> tuple[int | None, dict[tuple[str, str], int]]:
     return (int(measure.removeprefix("pass@")) if measure.startswith("pass@") else None), signs
 
 
-def choose(role: str, checkpoints: list[str], multiples: list[float]) -> list[str]:
-    """The checkpoints of a role; a list that ends before the role's share of pretraining gives its last.
+def choose(span: str, checkpoints: list[str], multiples: list[float]) -> list[str]:
+    """The checkpoints of a span; a list that ends before the span's share of pretraining gives its last.
 
     checkpoints: in the order of pretraining; multiples: their tokens in multiples of Chinchilla-optimal.
     """
-    if role in ("early", "turn", "later"):
-        least = 8 if role == "early" else 20
+    if span in ("early", "turn", "later"):
+        least = 8 if span == "early" else 20
         found = [name for name in checkpoints if percent(name) >= least] or checkpoints[-1:]
-        return found if role == "later" else found[:1]
-    if role == "under-trained":
+        return found if span == "later" else found[:1]
+    if span == "under-trained":
         return [name for name, multiple in zip(checkpoints, multiples, strict=True) if multiple < 1]
-    return checkpoints[-1:] if role in ("last", "shared") else checkpoints
+    return checkpoints[-1:] if span in ("last", "shared") else checkpoints
 
 
 def undetectable(levels: Mapping[tuple[str, str], float], floor: float, least: float) -> str | None:

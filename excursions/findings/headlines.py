@@ -13,6 +13,8 @@ from IPython.display import HTML
 
 from excursions.findings.plotting import LOOKS
 
+NOWHERE = "no checkpoint has been measured with all that would be compared"
+
 
 def answer(sentences: Sequence[str]) -> HTML:
     """The sentences as the first thing a reader of a notebook sees."""
@@ -42,6 +44,16 @@ def pick(changes: pd.DataFrame, recipe: str, other: str, k: int, role: str = "ea
     """The rows of `curves.gains` for one comparison."""
     chosen = (changes["recipe"] == recipe) & (changes["other"] == other) & (changes["k"] == k)
     return changes[chosen & (changes["role"] == role)].sort_values("tokens")
+
+
+def shared(points: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
+    """The rows of the checkpoints at which every value of a column is measured, so that their means compare; and
+    which checkpoints these are, in words."""
+    tokens = points.groupby("checkpoint", observed=True)["tokens"].first().sort_values()
+    complete = points.groupby("checkpoint", observed=True)[column].nunique() == points[column].nunique()
+    names = [name for name in tokens.index if complete[name]]
+    where = f"mean over {', '.join(names)}" if len(names) < len(tokens) else "mean over checkpoints"
+    return points[points["checkpoint"].isin(names)], f"at {names[0]}" if len(names) == 1 else where
 
 
 def onset(changes: pd.DataFrame) -> str:
@@ -111,10 +123,12 @@ def sharpening_or_expansion(changes: pd.DataFrame) -> list[str]:
 def general_capabilities(changes: pd.DataFrame) -> list[str]:
     """Result 4."""
     average = changes[changes["benchmark"] == "average"]
-    means = average.groupby("recipe", sort=False)["estimate"].mean()
+    compared, where = shared(average, "recipe")
+    means = compared.groupby("recipe", sort=False)["estimate"].mean()
     said = ", ".join(f"{_name(recipe)} {value:+.1f}" for recipe, value in means.items())
     each = "; ".join(f"{_name(recipe)} {moved(rows)}" for recipe, rows in average.groupby("recipe", sort=False))
-    return [f"Accuracy minus base, in points, mean over checkpoints: {said or 'not measured'}.", f"By recipe: {each}."]
+    first = f"Accuracy minus base, in points, {where}: {said}." if said else f"Accuracy minus base: {NOWHERE}."
+    return [first, f"By recipe: {each}."]
 
 
 def parallel_averaging(changes: pd.DataFrame, general: pd.DataFrame) -> list[str]:
@@ -189,7 +203,8 @@ def reward_gaming(points: pd.DataFrame) -> list[str]:
 
 def combination(points: pd.DataFrame) -> list[str]:
     """Which weight is best for what."""
-    mean, said = points[points["seed"].isna()], []
+    mean, where = shared(points[points["seed"].isna()], "value")
+    said = []
     for (role, k), words in {
         ("easy", 1): "pass@1",
         ("easy", 32): "pass@32",
@@ -197,7 +212,7 @@ def combination(points: pd.DataFrame) -> list[str]:
     }.items():
         rows = mean[(mean["role"] == role) & (mean["k"] == k)].groupby("value")["estimate"].mean()
         said += [f"{words} at {rows.idxmax():g}"] if len(rows) > 1 else []
-    average = f"Mean over checkpoints, easy problems: the weight of RL that is best for {', '.join(said)}."
+    average = f"Easy problems, {where}: the weight of RL that is best for {', '.join(said)}."
     return [
         average if said else "Several weights of RL have not been measured.",
         "Weight 0 is SFT alone, 1 is RL alone, each by itself.",
@@ -209,12 +224,14 @@ def ablations(varied: dict[str, pd.DataFrame]) -> list[str]:
     said = []
     for name, points in varied.items():
         rows = points[points["seed"].isna() & (points["role"] == "easy") & (points["k"] == 1)]
+        rows, where = shared(rows, "value")
         rows = rows.groupby("value")["estimate"].mean()
         if len(rows) > 1:  # one value is no comparison
-            said.append(f"{name}: " + ", ".join(f"{value:g} gives {mean:.1f}" for value, mean in rows.items()))
+            each = ", ".join(f"{value:g} gives {mean:.1f}" for value, mean in rows.items())
+            said.append(f"{name} ({where}): {each}")
     if not said:
         return ["No setting has been measured at several values.", ""]
-    return [f"Pass@1 on easy problems, mean over checkpoints, in %. {'; '.join(said)}.", ""]
+    return [f"Pass@1 on easy problems, in %. {'; '.join(said)}.", ""]
 
 
 def _name(recipe: str) -> str:

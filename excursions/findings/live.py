@@ -81,17 +81,17 @@ def answers(kept: Sequence[dict], caption: str) -> HTML:
         return HTML(f"<p>{head}</p>{report.frame(shown, caption).data}")
 
 
-def solved(root: Path | str, scale: str, checkpoint: str, recipe: str, seed: int) -> HTML:
+def solved(root: Path | str, scale: str, suite: str, checkpoint: str, recipe: str, seed: int) -> HTML:
     """Problems solved along the training of one run, %."""
-    rows = _of_run(results.load_outcomes(root, scale), checkpoint, recipe, seed)
+    rows = _of_run(results.load_outcomes(root, scale, suite), checkpoint, recipe, seed)
     curves = estimates.pass_at_k_table(rows, by_step=True)
     caption = f"{recipe} from {checkpoint}, seed {seed}: problems solved, % [95% interval]"
     return report.table(curves, ["step", "n_questions"], ["benchmark", "k"], caption)
 
 
-def log(root: Path | str, scale: str, checkpoint: str, recipe: str, seed: int) -> Image | HTML:
+def log(root: Path | str, scale: str, suite: str, checkpoint: str, recipe: str, seed: int) -> Image | HTML:
     """The training log of one run, one panel for each measurement that says how training went."""
-    rows = _of_run(results.load_training(root, scale), checkpoint, recipe, seed)
+    rows = _of_run(results.load_training(root, scale, suite), checkpoint, recipe, seed)
     names = ["reward", "frac_reward_zero_std", "completions/mean_length", "entropy", "loss", "grad_norm"]
     shown = [name for name in names if rows[name].notna().any()]
     if not shown:
@@ -106,19 +106,20 @@ def log(root: Path | str, scale: str, checkpoint: str, recipe: str, seed: int) -
     return _picture(figure, f"training log of {recipe} from {checkpoint}")
 
 
-def written(root: Path | str, scale: str, checkpoint: str, recipe: str, seed: int, question: str) -> HTML:
+def written(root: Path | str, scale: str, suite: str, checkpoint: str, recipe: str, seed: int, question: str) -> HTML:
     """What one run wrote to a question, at each step of which completions are kept."""
-    kept = results.load_samples(results.run_folder(root, scale, "main", checkpoint, recipe, seed))
+    kept = results.load_samples(results.run_folder(root, scale, suite, checkpoint, recipe, seed))
     params.one_of(question, list(dict.fromkeys(row["question_id"] for row in kept)), "kept question")
     of_it = [row for row in kept if row["question_id"] == question]
     return answers(of_it, f"{recipe} from {checkpoint}, seed {seed}, {question}")
 
 
 def duel(
-    root: Path | str, scale: str, checkpoint: str, recipe: str, other: str, seed: int, benchmark: str, most: int = 12
-) -> HTML:
+    root: Path | str, scale: str, suite: str, checkpoint: str, recipe: str, other: str, seed: int, benchmark: str,
+    most: int = 12,
+) -> HTML:  # fmt: skip
     """Two recipes question by question: how many the first won, lost and tied in correct samples, and the widest."""
-    last = estimates.last_step(results.load_outcomes(root, scale))
+    last = estimates.last_step(results.load_outcomes(root, scale, suite))
     last = last[last["benchmark"] == benchmark]
     counts = [
         _of_run(last, checkpoint, name, seed).set_index("question_id")["correct"].astype(int).rename(name)
@@ -133,7 +134,7 @@ def duel(
 
 
 def _of_run(rows: pd.DataFrame, checkpoint: str, recipe: str, seed: int) -> pd.DataFrame:
-    """The rows of one run of the main suite. Raises UserError if it is not there."""
+    """The rows of one run of a suite. Raises UserError if it is not there."""
     for name, value in {"checkpoint": checkpoint, "recipe": recipe, "seed": seed}.items():
         params.one_of(str(value), [str(found) for found in rows[name].unique()], f"{name} among these results")
         rows = rows[rows[name] == value]

@@ -101,7 +101,7 @@ def invalid_along_training(check: Check, tables: Tables) -> list[Contrast]:
     ]
     found: dict[str, statistics.Estimate] = {}
     n_seeds = []
-    for name in checks.choose(check.role, *_axis(tables)):
+    for name in checks.choose(check.span, *_axis(tables)):
         at = rows[rows["checkpoint"] == name]
         at = at.assign(value=((at["correct"] - at["valid"]) / at["n"]).astype(float))
         last = estimates.last_step(at)["step"]
@@ -183,7 +183,7 @@ def _spread_in_test(check: Check, tables: Tables, above: float | None, below: fl
 
 
 def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.last_step) -> Arms:
-    """The models of a contrast at the checkpoints of the check's role at which they can be compared."""
+    """The models of a contrast at the checkpoints of the check's span at which they can be compared."""
     k, signs = checks.parse(formula)
     rows = tables.general if k is None else tables.outcomes[tables.outcomes["benchmark"].map(ROLES) == check.benchmark]
     rows = rows[pd.MultiIndex.from_frame(rows[ARM]).isin(list(signs))]
@@ -206,9 +206,14 @@ def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.las
     slots = {name: slot for name, slot in slots.items() if name not in left_out}
     trained = [arm for arm in signs if arm[1] != "base"] or list(signs)
     of_arm = values.groupby(level=index[:-1]).size()
-    n_seeds = min((of_arm[(*arm, slot[arm])] for slot in slots.values() for arm in trained), default=0)
+    seeds = {name: int(min(of_arm[(*arm, slot[arm])] for arm in trained)) for name, slot in slots.items()}
+    few = {name: n for name, n in seeds.items() if n < ENOUGH_SEEDS}
+    if len(few) < len(slots):  # the claim can be weighed at the checkpoints that are complete
+        left_out |= {name: f"{n} of {ENOUGH_SEEDS} seeds" for name, n in few.items()}
+        slots = {name: slot for name, slot in slots.items() if name not in few}
+    n_seeds = min((seeds[name] for name in slots), default=0)
     steps = "" if k is None or pick is estimates.last_step else _steps(rows)
-    return Arms(signs, values, slots, left_out, int(n_seeds), steps)
+    return Arms(signs, values, slots, left_out, n_seeds, steps)
 
 
 def _steps(rows: pd.DataFrame) -> str:
@@ -217,13 +222,13 @@ def _steps(rows: pd.DataFrame) -> str:
 
 
 def _slots(check: Check, tables: Tables, rows: pd.DataFrame, signs: dict[tuple[str, str], int]) -> dict[str, SLOT]:
-    """The checkpoints of the check's role that have all arms; in another suite, the one of as many tokens."""
+    """The checkpoints of the check's span that have all arms; in another suite, the one of as many tokens."""
     tokens = rows.groupby([*ARM, "checkpoint"])["tokens"].first()
     present = set(map(tuple, tokens.index.droplevel("checkpoint")))
     if missing := [_words(arm) for arm in signs if arm not in present]:
         raise NotMeasurable(f"needs results of {', '.join(missing)}")
     first = next(iter(signs))
-    chosen = None if check.role == "shared" else checks.choose(check.role, *_axis(tables))
+    chosen = None if check.span == "shared" else checks.choose(check.span, *_axis(tables))
     found = {}
     for name, count in tokens[first].sort_values().items():
         slot = {}
@@ -238,8 +243,8 @@ def _slots(check: Check, tables: Tables, rows: pd.DataFrame, signs: dict[tuple[s
             found[name if same else ", ".join(f"{suite} at {point}" for suite, point in at.items())] = slot
     if not found:
         recipes = ", ".join(sorted(map(_words, signs)))
-        raise NotMeasurable(f"needs a checkpoint with all of {recipes} ({checks.ROLES[check.role]})")
-    return dict(list(found.items())[-1:]) if check.role == "shared" else found
+        raise NotMeasurable(f"needs a checkpoint with all of {recipes} ({checks.SPANS[check.span]})")
+    return dict(list(found.items())[-1:]) if check.span == "shared" else found
 
 
 def _enough(arms: Arms) -> Arms:

@@ -34,7 +34,7 @@ def contrasts(check: Check) -> list[Contrast]:
 
 def seed_spread(check: Check) -> list[Contrast]:
     """Favorable minus unfavorable seed, as the authors named them, at the last step that both have."""
-    tokens_b = {"early": 4, "turn": 10}[check.role]
+    tokens_b = {"early": 4, "turn": 10}[check.span]
     table = reference.seeds()
     table = table[(table["tokens_b"] == tokens_b) & (table["metric"] == "pass@1")]
     steps = table.groupby("rl_step")["seed_kind"].nunique()
@@ -104,10 +104,10 @@ def _curves(check: Check, k: int | None) -> pd.DataFrame:
 
 
 def _over(check: Check, formula: str, table: pd.DataFrame, column: str, signs: Mapping) -> list[Contrast]:
-    """A contrast of the values `signs` of a column, over the checkpoints of the check's role that have all of them."""
+    """A contrast of the values `signs` of a column, over the checkpoints of the check's span that have all of them."""
     axis = table.groupby("checkpoint")["chinchilla"].first().sort_values()
     points, left_out, notes = {}, {}, set()
-    for name in checks.choose(check.role, list(axis.index), list(axis)):
+    for name in checks.choose(check.span, list(axis.index), list(axis)):
         at = table[(table["checkpoint"] == name) & table[column].isin(list(signs))].set_index(column)
         if len(at) < len(signs):
             continue

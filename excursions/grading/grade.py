@@ -236,7 +236,8 @@ def _for_parser(answer: str) -> str:
 
 
 _NAME = re.compile(r"(?<![\\A-Za-z])(pi|sqrt|sin|cos|tan|sec|csc|cot|log|ln|exp|infinity|oo)(?![A-Za-z])")
-_ROOT_OF = re.compile(r"\\sqrt (\d+(?:\.\d+)?|[A-Za-z])")
+_ROOT_OF = re.compile(r"\\sqrt(\[[34]\])? (\d+(?:\.\d+)?|[A-Za-z])")
+_HALF_OF = re.compile(r"(?<![\w.^])(\d+) ?/ ?(\d+) (?=\\?[A-Za-z])")  # "1/2 pi" is half of pi
 _EXPONENT = re.compile(r"\^ ?(\d+\.\d+|\d{2,})")
 _OPENED = re.compile(r"(\\sqrt ?\(|\^ ?\()|([()])")
 _RELATIONS = {"+ -": "- ", "+-": "-", "<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "**": "^", "*": r"\cdot "}
@@ -248,7 +249,8 @@ def _latex(formula: str) -> str:
     """A formula typed as in a program (2*pi, sqrt(3)/2, x**2) in LaTeX; LaTeX stays what it is."""
     text = _RELATION.sub(lambda m: _RELATIONS[m.group()], re.sub(r"(?<!\\)%", r"\\%", _IMAGINARY.sub(" i", formula)))
     text = _NAME.sub(lambda m: "\\" + {"infinity": "infty", "oo": "infty"}.get(m[1], m[1]) + " ", text)
-    text = _EXPONENT.sub(r"^{\1}", _ROOT_OF.sub(r"\\sqrt{\1}", text))
+    text = _HALF_OF.sub(r"\\frac{\1}{\2} ", _ROOT_OF.sub(r"\\sqrt\1{\2}", text))
+    text = _EXPONENT.sub(r"^{\1}", text)
     open_brackets: list[bool] = []  # whether each is written as a brace
 
     def bracket(match: re.Match) -> str:

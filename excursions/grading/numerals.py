@@ -34,7 +34,8 @@ _SIGNS = str.maketrans(
     {c: "-" for c in "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"}
     | {c: "'" for c in "\u2018\u2019\u02bc"}
     | {c: "" for c in "\u200b\u200c\u200d\u2060\ufeff"}  # without width
-    | {"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "√": r"\sqrt "}
+    | {"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/"}
+    | {"√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] "}
     | {"π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "≈": r"\approx "}
     | {"…": r"\ldots ", "⋯": r"\cdots ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "}
 )

@@ -209,8 +209,11 @@ def model_digest(model: torch.nn.Module) -> str:
 
 def use_machine(threads: int | None = None) -> torch.device:
     """Where one model is sampled and measured: the GPU where there is one, else the CPU with so many threads; None: as
-    many as OMP_NUM_THREADS says, or else all cores."""
-    torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    many as OMP_NUM_THREADS says ("4", or "4,2" where parallel regions are nested), or else all cores."""
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if not threads and said and not (said.isdecimal() and int(said)):
+        raise UserError(f"The environment variable OMP_NUM_THREADS is {said!r}; accepted: a whole number from 1 on.")
+    torch.set_num_threads(threads or int(said or os.cpu_count() or 1))
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

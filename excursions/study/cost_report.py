@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 
+from tabulate import tabulate
+
 from excursions.data.source import open_source
 from excursions.params import Scale
 from excursions.study.costs import GB, Machine, disk_bytes, find_lengths, reduce_study, study_costs, totals
@@ -69,16 +71,18 @@ def _memory_lines(scale: Scale, shape: Shape, lengths: Lengths, machine: Machine
     mixed, count = not open_source(scale).made_here, machine.count
     unit, divisor = _unit(scale)
     heads = "weights gradients AdamW snapshots copies sampler cache activations logits total".split()
-    rows = [[f"memory, {unit}", *heads, *([f"FSDP2 over {count}"] if count > 1 else [])]]
+    shards = count > 1 and not scale.lora  # FSDP with adapters is refused
+    rows = [[f"memory, {unit}", *heads, *([f"FSDP2 over {count}"] if shards else [])]]
     advice = []
     for stage in STAGES[1:] if pretrained else STAGES:
         memory = stage_memory(stage, scale, shape, lengths, count, mixed)
-        sizes = [*astuple(memory), memory.total, *([memory.sharded(count)] if count > 1 else [])]
+        sizes = [*astuple(memory), memory.total, *([memory.sharded(count)] if shards else [])]
         rows.append([stage, *(_number(size / divisor) for size in sizes)])
         if memory.total > FITS * machine.memory_gb * GB:
             advice.append(_advice(stage, scale, shape, lengths, machine, mixed))
     micro = f"{scale.pretrain.micro_batch or 'all'} (pretraining), {sft.MICRO_BATCH} (sft), {scale.rl.micro_batch} (rl)"
-    about = (
+    about = f"LoRA of rank {scale.lora.rank}; " if scale.lora else ""
+    about += (
         f"of one process of {count}; {'bf16 products over fp32 weights' if mixed else 'fp32'}; micro batches of "
         f"{micro}, completions of {scale.rl.max_new_tokens} tokens"
     )
@@ -96,7 +100,7 @@ def _advice(stage: str, scale: Scale, shape: Shape, lengths: Lengths, machine: M
         with_it = "" if size == sizes[0] else f"{block}.micro_batch: {size}"
         if memory.total <= limit:
             return f"{says}; it does with {with_it}"
-        if memory.sharded(machine.count) <= limit:
+        if memory.sharded(machine.count) <= limit and not scale.lora:
             return f"{says}; it does with {with_it}{' and ' if with_it else ''}FSDP2"
     return f"{says} with any micro batch"
 
@@ -117,8 +121,5 @@ def _wrapped(text: str) -> list[str]:
 
 def _aligned(rows: list[list[str]]) -> list[str]:
     """Columns of one width each, the first to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
+    sides = ["left", *("right" for _ in rows[0][1:])]
+    return tabulate(rows, tablefmt="plain", colalign=sides, disable_numparse=True).splitlines()

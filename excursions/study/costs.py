@@ -16,6 +16,7 @@ import pandas as pd
 
 from excursions.data.loading import load_questions
 from excursions.data.source import open_source
+from excursions.models.state import KEPT as KEPT_STATES
 from excursions.params import Scale
 from excursions.recipes import PARENTS, RECIPES
 from excursions.results import tables as results
@@ -165,7 +166,7 @@ def run_cost(recipe: str, scale: Scale, shape: Shape, lengths: Lengths) -> Cost:
         batch_size = scale.parallel.sft_batch_size if RECIPES[recipe].make == "parallel" else scale.sft.batch_size
         length = prompt + lengths.solution
         tokens = steps * batch_size * length
-        training += training_flops(shape, tokens, length, tokens)
+        training += training_flops(shape, tokens, length, tokens, scale.lora.rank if scale.lora else 0)
     if steps:
         questions = asked(scale, scale.questions.test)
         questions += scale.evaluate.between * asked(scale, scale.evaluate.questions_between)
@@ -242,8 +243,9 @@ def results_bytes(recipe: str, scale: Scale, lengths: Lengths) -> float:
 def disk_bytes(
     runs: Sequence[Run], scale: Scale, shape: Shape, lengths: Lengths, pretrained: bool
 ) -> list[tuple[str, float]]:
-    """(what, bytes). A state holds fp32 weights and what AdamW keeps; a new one is written before the old one goes."""
+    """(what, bytes). A state holds what is trained in fp32 and what AdamW keeps; the last are kept meanwhile."""
     n, size = shape.parameters, {"float32": 4}.get(scale.pretrain.dtype, 2)
+    trained = scale.lora.rank * shape.layer_sides if scale.lora else n
     recipes = {run.recipe for run in runs}
     state = max((20 if r == "parallel" else 12 for r in recipes if r != "base"), default=0)
     parents = sum(run.recipe in PARENTS for run in runs)
@@ -251,8 +253,8 @@ def disk_bytes(
     if not pretrained:
         saved = len(scale.pretrain.save)
         rows.append((f"{saved} checkpoints ({scale.pretrain.dtype})", saved * size * n))
-        rows.append(("states while pretraining", 2 * 12 * n))
-    rows.append(("states while a run trains, at most", 2 * state * n))
+        rows.append(("states while pretraining", (KEPT_STATES + 1) * 12 * n))
+    rows.append(("states while a run trains, at most", (KEPT_STATES + 1) * state * trained))
     rows.append((f"{parents} trained models that other runs start from", 4 * n * parents))
     rows.append((f"results of {len(runs)} runs", sum(results_bytes(run.recipe, scale, lengths) for run in runs)))
     return rows

@@ -19,7 +19,7 @@ import pandas as pd
 from excursions.data.source import open_source
 from excursions.evaluation.outcomes import make_exam, measure_general
 from excursions.files import write_json
-from excursions.models.model import one_thread
+from excursions.models.model import load_model, load_weights, one_thread, save_weights
 from excursions.models.processes import Processes
 from excursions.params import Scale
 from excursions.progress import Progress
@@ -28,7 +28,7 @@ from excursions.results import tables
 from excursions.rollout.engines import start_engine
 from excursions.study import code, provenance
 from excursions.study.one_run import Job, measure, start_model
-from excursions.study.run import Run, about, code_digest
+from excursions.study.run import Run, about, code_digest, fingerprint
 
 STEPS = 2  # training steps that are done again
 QUESTIONS = 8  # per benchmark, measured again before training
@@ -69,7 +69,17 @@ def show(run: Run, scale: Scale, root: Path) -> str | None:
         "computed_by": code_before.get("computed_by", code_before.get("digest")),
     }
     write_json(run.folder(root) / "run.json", found)
+    _keep_trained(run, scale, root, code_before.get("digest", ""))
     return None
+
+
+def _keep_trained(run: Run, scale: Scale, root: Path, digest_before: str) -> None:
+    """The trained weights that other runs start from, if they are there, count as those of the changed code as well:
+    else each run that starts from them would train them again."""
+    file, about_it = run.scratch(root) / "trained.safetensors", fingerprint(run, scale, root)
+    model, _ = load_model(run.checkpoint_folder(root))
+    if load_weights(file, model, about_it + digest_before):
+        save_weights(file, model, about_it + code_digest(run, scale))
 
 
 def _again(run: Run) -> str:

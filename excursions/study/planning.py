@@ -59,6 +59,7 @@ class Shape:
     context: int
     keys: int  # width of the keys, and of the values: less than hidden where heads share them
     layer_weights: int  # in the matrices of all layers
+    layer_sides: int  # rows plus columns of these matrices: the weights of their adapters, for each rank
     parameters: int
 
 
@@ -110,9 +111,10 @@ def model_shape(scale: Scale) -> Shape:
     hidden, layers, intermediate = model.hidden_size, model.layers, model.intermediate_size
     # query, key, value and output, and the three of the MLP
     weights = layers * (4 * hidden**2 + 3 * hidden * intermediate)
+    sides = layers * (4 * 2 * hidden + 3 * (hidden + intermediate))
     # four norms a layer (query, key, after attention, after MLP), the last one, both ends
     parameters = weights + (4 * layers + 1) * hidden + 2 * vocabulary * hidden
-    return Shape("olmo2", hidden, layers, intermediate, vocabulary, model.context, hidden, weights, parameters)
+    return Shape("olmo2", hidden, layers, intermediate, vocabulary, model.context, hidden, weights, sides, parameters)
 
 
 def suite_shape(suite: PublicSuite, checkpoint: str, root: Path) -> Shape:
@@ -130,7 +132,7 @@ def suite_shape(suite: PublicSuite, checkpoint: str, root: Path) -> Shape:
             f"model; where there is no network: `hf download {suite.model} config.json --revision {revision}` before."
         ) from None
     config, head = config.get_text_config(), model.get_output_embeddings()
-    linear = [m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
     heads, hidden = config.num_attention_heads, config.hidden_size
     width = getattr(config, "head_dim", None) or hidden // heads
     return Shape(
@@ -141,7 +143,8 @@ def suite_shape(suite: PublicSuite, checkpoint: str, root: Path) -> Shape:
         vocabulary=head.weight.shape[0],
         context=config.max_position_embeddings,
         keys=(getattr(config, "num_key_value_heads", None) or heads) * width,
-        layer_weights=sum(linear),
+        layer_weights=sum(w.numel() for w in linear),
+        layer_sides=sum(sum(w.shape) for w in linear),
         parameters=count_parameters(model),
     )
 
@@ -157,9 +160,16 @@ def attention_flops(shape: Shape, tokens: float, keys: float) -> float:
     return 4 * shape.layers * shape.hidden * tokens * keys
 
 
-def training_flops(shape: Shape, tokens: float, keys: float, scored: float) -> float:
-    """Forward and backward."""
-    return 3 * forward_flops(shape, tokens, keys, scored)
+def training_flops(shape: Shape, tokens: float, keys: float, scored: float, rank: int = 0) -> float:
+    """Forward and backward; rank: of the adapters (LoRA) that are trained in place of the weights, or 0."""
+    once, attention = forward_flops(shape, tokens, keys, scored), attention_flops(shape, tokens, keys)
+    return _with_backward(shape, once, attention, tokens, rank)
+
+
+def _with_backward(shape: Shape, once: float, attention: float, tokens: float, rank: int) -> float:
+    """A forward pass of so many operations, `attention` of them in attention, and the backward pass. With adapters the
+    weights get no gradients, but what goes into them does."""
+    return 2 * once + attention + 6 * tokens * rank * shape.layer_sides if rank else 3 * once
 
 
 def rollout_flops(shape: Shape, prompts: float, samples: int, prompt: float, completion: float) -> float:
@@ -177,11 +187,13 @@ def rl_flops(shape: Shape, scale: Scale, lengths: Lengths) -> float:
     groups = rl.questions_per_step * (1.0 if rl.kl else lengths.kept)
     rows, longest = groups * rl.rollouts, rl.max_new_tokens
     prompts = groups * math.ceil(rl.rollouts / rl.micro_batch)
-    once = forward_flops(shape, prompts * lengths.prompt, lengths.prompt, 0)
-    once += forward_flops(shape, rows * (lengths.completion - 1), lengths.prompt, rows * lengths.completion)
-    once += attention_flops(shape, rows * longest, longest)
-    passes = 3 + (1 if rl.kl else 0)  # forward and backward; the reference model forward
-    return passes * rl.inner_steps * once
+    fed = rows * (lengths.completion - 1)
+    tokens = prompts * lengths.prompt + fed
+    attention = attention_flops(shape, tokens, lengths.prompt) + attention_flops(shape, rows * longest, longest)
+    head = forward_flops(shape, 0, 0, rows * lengths.completion)
+    once = 2 * tokens * shape.layer_weights + attention + head
+    work = _with_backward(shape, once, attention, tokens, scale.lora.rank if scale.lora else 0)
+    return rl.inner_steps * (work + (once if rl.kl else 0))  # the reference model forward
 
 
 def general_flops(shape: Shape, scale: Scale) -> float:
@@ -219,9 +231,12 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
     """Bytes of one process at the peak of a stage, with completions of full length.
 
     mixed: products in bfloat16 over fp32 weights (`--mixed_precision bf16`); else all in fp32. The logits of training
-    count three times in fp32 (themselves, their log-softmax, a gradient), in RL four times (two for the entropy).
+    count three times in fp32 (themselves, their log-softmax, a gradient), in RL four times (two for the entropy). With
+    adapters these alone are trained, and a copy of the weights takes them in for the sampler.
     """
     n, size = shape.parameters, 2 if mixed else 4
+    adapters = scale.lora.rank * shape.layer_sides if scale.lora and stage != "pretraining" else 0
+    trained, merged = adapters or n, n if adapters else 0
     row = 4 * shape.vocabulary
     sampler = cache = past = 0.0
     tokens: float
@@ -246,11 +261,11 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
             sampler, cache = 4 * n, cache_bytes(shape, min(BATCH_TOKENS, wanted), 4)
     states = 2 if stage == "parallel" else 1
     return Memory(
-        weights=4 * n,
-        gradients=4 * n,
-        adamw=states * 8 * n,
-        snapshots=8 * n if stage == "parallel" else 0,
-        copies=(2 * n if mixed else 0) + (4 * n if scale.rl.kl and stage in ("rl", "parallel") else 0),
+        weights=4 * (n + adapters),
+        gradients=4 * trained,
+        adamw=states * 8 * trained,
+        snapshots=8 * trained if stage == "parallel" else 0,
+        copies=4 * merged + (2 * n if mixed else 0) + (4 * n if scale.rl.kl and stage in ("rl", "parallel") else 0),
         sampler=sampler,
         cache=cache,
         activations=activation_bytes(shape, tokens, mixed) + past,

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from excursions.results.tables import ROLES
+
 FOLDER = Path(__file__).parent
 TOTAL_TOKENS_B = 50
 CHINCHILLA_B = 20
 QUESTIONS = {"gsm8k": 1319, "math": 5000}  # test sets
-ROLES = {"gsm8k": "easy", "math": "hard"}
 GENERAL = ("lambada", "hellaswag", "arc_easy", "arc_challenge", "piqa", "openbookqa")
 NORMAL_95 = 1.96
 
