@@ -84,10 +84,8 @@ def page(found: dict) -> str:
     parts = ["# Speed\n\nMade by `make bench` from docs/benchmarks.json.\n"]
     for kind, about in sorted(found.items()):
         rows = []
-        measured = (
-            row for name in (*SCRIPTS[kind], *APART) if name != "growth" for row in about["measured"].get(name, ())
-        )
-        for row in measured:
+        names = [name for name in (*SCRIPTS[kind], *APART) if name != "growth"]
+        for row in (row for name in names for row in about["measured"].get(name, ())):
             cells = [_number(row.get(name)) for name in ("ours", "peer", "ratio", "floor")]
             cells += [row.get("peer_name", ""), row.get("of it", ""), _number(row.get("memory"))]
             rows.append(f"| {' | '.join([row['job'], *cells])} |\n")

@@ -24,6 +24,7 @@ from excursions.study.planning import (
     GENERAL,
     Lengths,
     Shape,
+    adapter_rank,
     general_flops,
     rl_flops,
     rollout_flops,
@@ -166,7 +167,7 @@ def run_cost(recipe: str, scale: Scale, shape: Shape, lengths: Lengths) -> Cost:
         batch_size = scale.parallel.sft_batch_size if RECIPES[recipe].make == "parallel" else scale.sft.batch_size
         length = prompt + lengths.solution
         tokens = steps * batch_size * length
-        training += training_flops(shape, tokens, length, tokens, scale.lora.rank if scale.lora else 0)
+        training += training_flops(shape, tokens, length, tokens, adapter_rank(scale))
     if steps:
         questions = asked(scale, scale.questions.test)
         questions += scale.evaluate.between * asked(scale, scale.evaluate.questions_between)
@@ -245,7 +246,7 @@ def disk_bytes(
 ) -> list[tuple[str, float]]:
     """(what, bytes). A state holds what is trained in fp32 and what AdamW keeps; the last are kept meanwhile."""
     n, size = shape.parameters, {"float32": 4}.get(scale.pretrain.dtype, 2)
-    trained = scale.lora.rank * shape.layer_sides if scale.lora else n
+    trained = adapter_rank(scale) * shape.layer_sides or n
     recipes = {run.recipe for run in runs}
     state = max((20 if r == "parallel" else 12 for r in recipes if r != "base"), default=0)
     parents = sum(run.recipe in PARENTS for run in runs)

@@ -160,8 +160,13 @@ def attention_flops(shape: Shape, tokens: float, keys: float) -> float:
     return 4 * shape.layers * shape.hidden * tokens * keys
 
 
+def adapter_rank(scale: Scale) -> int:
+    """Rank of the adapters (LoRA) that are trained in place of the weights; 0: the weights are."""
+    return scale.lora.rank if scale.lora else 0
+
+
 def training_flops(shape: Shape, tokens: float, keys: float, scored: float, rank: int = 0) -> float:
-    """Forward and backward; rank: of the adapters (LoRA) that are trained in place of the weights, or 0."""
+    """Forward and backward; rank: see `adapter_rank`."""
     once, attention = forward_flops(shape, tokens, keys, scored), attention_flops(shape, tokens, keys)
     return _with_backward(shape, once, attention, tokens, rank)
 
@@ -187,12 +192,11 @@ def rl_flops(shape: Shape, scale: Scale, lengths: Lengths) -> float:
     groups = rl.questions_per_step * (1.0 if rl.kl else lengths.kept)
     rows, longest = groups * rl.rollouts, rl.max_new_tokens
     prompts = groups * math.ceil(rl.rollouts / rl.micro_batch)
-    fed = rows * (lengths.completion - 1)
-    tokens = prompts * lengths.prompt + fed
-    attention = attention_flops(shape, tokens, lengths.prompt) + attention_flops(shape, rows * longest, longest)
-    head = forward_flops(shape, 0, 0, rows * lengths.completion)
-    once = 2 * tokens * shape.layer_weights + attention + head
-    work = _with_backward(shape, once, attention, tokens, scale.lora.rank if scale.lora else 0)
+    tokens = prompts * lengths.prompt + rows * (lengths.completion - 1)
+    within = attention_flops(shape, rows * longest, longest)
+    once = forward_flops(shape, tokens, lengths.prompt, rows * lengths.completion) + within
+    attention = attention_flops(shape, tokens, lengths.prompt) + within
+    work = _with_backward(shape, once, attention, tokens, adapter_rank(scale))
     return rl.inner_steps * (work + (once if rl.kl else 0))  # the reference model forward
 
 
@@ -235,7 +239,7 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
     adapters these alone are trained, and a copy of the weights takes them in for the sampler.
     """
     n, size = shape.parameters, 2 if mixed else 4
-    adapters = scale.lora.rank * shape.layer_sides if scale.lora and stage != "pretraining" else 0
+    adapters = 0 if stage == "pretraining" else adapter_rank(scale) * shape.layer_sides
     trained, merged = adapters or n, n if adapters else 0
     row = 4 * shape.vocabulary
     sampler = cache = past = 0.0
