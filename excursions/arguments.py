@@ -30,6 +30,8 @@ def check(args: argparse.Namespace) -> None:
             args.study = params.load(file)
             args.scale = args.scale or _scale_with(args.study, args.benchmark)
             scale_of(args)
+    if args.run.__name__ == "data":
+        suite_checkpoints(args.study, args.scale, args.suite, args.root)
     if hasattr(args, "recipe"):
         named_cells(args)
     elif hasattr(args, "checkpoint") and args.model is None:
@@ -110,11 +112,13 @@ def _check_evaluate(args: argparse.Namespace) -> None:
     """Raises UserError for options that do not go together."""
     useless: tuple[str, ...] = ("split", "general") if args.benchmark else ("json", "keep")
     if args.compare:
-        useless = ("benchmark", "model", "checkpoint", "split", "general", "keep")
+        useless = ("benchmark", "model", "checkpoint", "kept", "split", "general", "keep", "questions", "samples")
+        useless += ("shots", "max_new_tokens", "engine", "threads")
     by = "--compare" if args.compare else "--benchmark" if args.benchmark else "evaluate without --benchmark"
     for name in useless:
         if getattr(args, name):
-            raise UserError(f"{by} takes no --{name}. `excursions evaluate --help` tells more.")
+            option = {"kept": "recipe"}.get(name, name.replace("_", "-"))
+            raise UserError(f"{by} takes no --{option}. `excursions evaluate --help` tells more.")
 
 
 def named_cells(args: argparse.Namespace) -> list[tuple[str, str, str, str, int]]:

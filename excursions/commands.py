@@ -54,6 +54,11 @@ def pretrain(args: argparse.Namespace) -> None:
 
     if args.suite in args.study.public_suites:
         raise UserError(f"'{args.suite}' is a public suite of params.yaml; give your own pretraining another --suite.")
+    if (lender := args.study.checkpoint_suite(args.suite)) != args.suite:
+        raise UserError(
+            f"the runs of suite '{args.suite}' start from the checkpoints of '{lender}' (checkpoints_of in "
+            f"params.yaml); there is nothing to pretrain but `--suite {lender}`."
+        )
     if args.processes > 1 and not is_launched():
         relaunch(args.processes)
     pretrain_suite(scale_of(args), args.root, args.scale, args.suite)
@@ -195,7 +200,7 @@ def verify(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
-    from excursions.models.suites import prepare_suite
+    from excursions.models.suites import checkpoint_folder, prepare_suite
     from excursions.study.cost_report import describe_costs
     from excursions.study.costs import find_machine
     from excursions.study.plan import describe_plan, measure_steps, prompts_line
@@ -215,7 +220,7 @@ def plan(args: argparse.Namespace) -> None:
     )
     pretrained = public is not None or lender != args.suite
     print("\n".join(describe_costs(runs, scale, shape, args.root, machine, pretrained, args.reduced)))
-    print(prompts_line(scale, runs[0].checkpoint_folder(args.root)))
+    print(prompts_line(scale, checkpoint_folder(args.root, args.scale, args.suite, runs[0].checkpoint, download=False)))
     try:
         print("\n".join(describe_plan(runs, scale, args.root)))
     except UserError as error:  # of checkpoints that are gone, which results are there for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,14 +39,6 @@ def trained_folder(root: Path | str, *cell: str | int) -> Path:
 def try_folder(root: Path | str, name: str) -> Path:
     """Where a variant beside the study is, a project of its own; not in git."""
     return Path(root) / "tries" / name
-
-
-def run_folders(root: Path | str, scale: str, suite: str) -> Iterator[tuple[Cell, Path]]:
-    """The runs of a suite that have results, by name."""
-    for folder in sorted((Path(root) / "results" / scale / suite).glob("[!.]*/[!.]*/seed-*")):
-        checkpoint, recipe, seed = folder.parts[-3:]
-        if seed.removeprefix("seed-").isdigit():
-            yield Cell(scale, suite, checkpoint, recipe, int(seed.removeprefix("seed-"))), folder
 
 
 def suites_with_results(root: Path | str, scale: str) -> list[str]:

@@ -39,6 +39,7 @@ def test_the_runs_are_those_of_the_calibration_suites(tmp_path):
     rl = {"checkpoints_of": "main", "checkpoints": ["p20"], "recipes": ["rl"], "seeds": [100]}
     suites = {
         "cal-rl-1e-3": rl | {"overrides": {"rl.learning_rate": 1e-3, "evaluate.split": "validation"}},
+        "cal-rl-mean": rl | {"overrides": {"rl.advantage": "mean", "evaluate.split": "validation"}},
         "other": rl,
     }
     study = write_study(tmp_path, suites=suites)
@@ -47,4 +48,5 @@ def test_the_runs_are_those_of_the_calibration_suites(tmp_path):
     for name in suites:
         make_study(tmp_path, ("p20",), ("rl",), (100,), suite=name)
     runs = calibration.calibration_runs(study, "nano", tmp_path)
-    assert set(runs["suite"]) == {"cal-rl-1e-3"} and set(runs["changed"]) == {"rl.learning_rate 0.001"}
+    changed = {"cal-rl-1e-3": "rl.learning_rate 0.001", "cal-rl-mean": "rl.advantage mean"}
+    assert dict(zip(runs["suite"], runs["changed"], strict=True)) == changed

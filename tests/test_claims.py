@@ -127,7 +127,7 @@ def test_a_formula_is_a_sum_of_recipes_in_suites():
     ],
 )
 def test_a_verdict_says_where_the_whole_interval_lies(low, high, above, below, expected):
-    assert checks.decide(low, high, above, below) == expected
+    assert checks.decide(low, high, checks.region(above, below)) == expected
 
 
 def points(*effects, error=0.01):

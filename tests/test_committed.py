@@ -61,7 +61,7 @@ def test_the_kept_models_solve_what_their_runs_say():
         run = Run("nano", "main", folder.parts[-3], folder.parts[-2], int(folder.name.removeprefix("seed-")))
         model, tokenizer = load_model(folder)
         rows, _ = measure_outcomes(exam, start_engine(NANO.engine, model, tokenizer), tokenizer, Processes())
-        last = estimates.last_step(results.load_run(run.folder(ROOT), "outcomes")).set_index("question_id")
+        last = estimates.last_step(results.load_files([run.folder(ROOT)], "outcomes")).set_index("question_id")
         gaps = [abs(row["correct"] - last.loc[row["question_id"], "correct"]) / row["n"] for row in rows]
         assert sum(gaps) / len(gaps) < 0.03, (run.name, gaps)
         assert (folder / "README.md").is_file()

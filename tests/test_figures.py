@@ -131,6 +131,18 @@ def test_the_curves_are_the_table_and_share_an_axis_with_the_papers(tables):
     assert [len(lines) for lines in floors] == [1, 0]  # what guessing scores is not known of GSM8K
 
 
+def test_the_line_of_a_seed_ends_where_it_has_no_run():
+    runs = [(1, 0, 10.0), (2, 1, 20.0), (4, 0, 40.0)] + [(x, np.nan, 10.0 * x) for x in (1, 2, 4)]
+    points = pd.DataFrame(runs, columns=["x", "seed", "estimate"]).assign(ci_low=0.0, ci_high=50.0)
+    axes = matplotlib.figure.Figure().add_subplot()
+    plotting.curve(axes, points, LOOKS["rl"])
+    first, second, mean = (line.get_ydata() for line in axes.lines)
+    np.testing.assert_equal(first, [10, np.nan, 40])
+    np.testing.assert_equal(second, [np.nan, 20, np.nan])
+    np.testing.assert_equal(mean, [10, 20, 40])
+    assert axes.lines[1].get_marker() == "."  # a single point is no line
+
+
 def test_the_title_is_what_the_numbers_say(tables):
     changes = curves.gains(tables, [("rl", "base")])
     gained = changes[(changes["role"] == "easy") & (changes["k"] == 1)]
@@ -195,6 +207,14 @@ def test_what_is_missing_leaves_a_gap_and_a_note(tables, tmp_path, recipes, chec
     gone = {"recipe": recipes, "suite": ["main"]} | ({"checkpoint": checkpoints} if checkpoints else {})
     made = draw_all(without(tables, **gone), root_of(tables, tmp_path))
     assert f"Not measured yet: {words}" in said(made[figure])
+
+
+def test_a_suite_of_one_recipe_can_be_drawn(tables, tmp_path):
+    alone = without(tables, recipe=["base", "rl", "sft", "sft_gold", "sft_rl", "sft_gold_rl"])
+    made = draw_all(alone, root_of(tables, tmp_path))
+    shown = made["sharpening"]
+    assert "nothing measured yet" in said(shown)
+    assert sum("not measured" in [text.get_text() for text in axes.texts] for axes in shown.axes) == 5
 
 
 def test_few_samples_and_no_checked_steps_are_enough(tables, tmp_path):

@@ -1,6 +1,7 @@
 """The notebooks keep the house rules, and running one gives the same files every time, wherever and beside whatever."""
 
 import json
+import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -68,15 +69,6 @@ def test_running_twice_gives_the_same_bytes(project):
     assert not any(f'{name}="http' in page for name in ("src", "href"))  # it needs no network
 
 
-def test_mistakes_are_told_with_what_is_accepted(project, tmp_path):
-    with pytest.raises(UserError, match="no notebook 'early_lr'.*claims.*Did you mean 'early_rl'"):
-        notebook.run("early_lr", "nano", project)
-    with pytest.raises(UserError, match="no parameter.*'siute'.*scale, root, suite.*'suite'"):
-        notebook.run("sharpening_or_expansion", "nano", project, {"siute": "main"})
-    with pytest.raises(UserError, match="no notebooks"):
-        notebook.run("early_rl", "nano", tmp_path)
-
-
 def _write_notebook(folder: Path, name: str, *sources: str) -> Path:
     """A notebook in folder/notebooks whose first cell holds the parameters."""
     tags = {"tags": ["parameters"]}
@@ -100,6 +92,7 @@ def test_six_notebooks_run_at_once_in_a_kernel_that_nothing_of_the_user_reaches(
     startup.write_text("print('stray')")
     for name in ("JUPYTER_PATH", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, str(tmp_path / "stray"))
+    monkeypatch.setattr(sys, "executable", os.path.relpath(sys.executable))  # as with a relative folder in PATH
     for name, value in {"HOME": "/dev/null", "MPLBACKEND": "agg", "PYTHONOPTIMIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     shown = "import sys, matplotlib\nprint(n, __debug__, sys.executable, matplotlib.get_backend())"
@@ -108,7 +101,12 @@ def test_six_notebooks_run_at_once_in_a_kernel_that_nothing_of_the_user_reaches(
         executed = list(pool.map(lambda n: execute(path, {"n": n}), range(6)))
     for n, found in enumerate(executed):
         (output,) = found.cells[-1].outputs
-        assert output.text.split() == [str(n), "True", sys.executable, "module://matplotlib_inline.backend_inline"]
+        assert output.text.split() == [
+            str(n),
+            "True",
+            os.path.abspath(sys.executable),
+            "module://matplotlib_inline.backend_inline",
+        ]
 
 
 def test_names_are_escaped_in_attributes(tmp_path):
@@ -120,8 +118,6 @@ def test_names_are_escaped_in_attributes(tmp_path):
 def test_a_suite_has_a_report_of_its_own_and_a_name(tmp_path):
     _write_notebook(tmp_path, "suite", 'scale = "nano"\nroot = ".."\nsuite = "main"', "suite")
     assert notebook.run("suite", "nano", tmp_path, {"suite": "tiny"}).name == "suite_tiny.html"
-    with pytest.raises(UserError, match="suite '../x': accepted"):
-        notebook.run("suite", "nano", tmp_path, {"suite": "../x"})
 
 
 def test_a_failing_cell_is_named_and_the_old_report_stays(tmp_path):

@@ -261,7 +261,7 @@ def test_activations_of_an_rl_micro_batch(nano, model, shape, monkeypatch):
     assert memory.activations + 64 * 48 * 4 * shape.vocabulary == pytest.approx(measured, rel=CLOSE)
 
 
-@pytest.mark.parametrize("stage", ["pretraining", "sft", "rl"])
+@pytest.mark.parametrize("stage", ["pretraining", "sft", "sft, checkpointed", "rl"])
 @pytest.mark.parametrize("vocabulary", [512, 8192])  # with the second the logits are most of it
 def test_peak_of_a_micro_batch(nano, stage, vocabulary):
     tokenizer = corpus.tokenizer(nano.questions.seed)
@@ -277,6 +277,10 @@ def test_peak_of_a_micro_batch(nano, stage, vocabulary):
     )
     ids_bt = torch.randint(3, 400, (4, nano.model.context))
     examples = [Example(groups[0].prompt_ids, c.token_ids) for c in groups[0].completions[:MICRO_BATCH]]
+    stage, _, checkpointed = stage.partition(", ")
+    scale = replace(scale, sft=replace(scale.sft, gradient_checkpointing=bool(checkpointed)))
+    if checkpointed:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     work = {
         "pretraining": lambda: next_token_loss(model, ids_bt).backward(),
         "sft": lambda: completion_loss(model, examples, 0).backward(),
@@ -288,6 +292,14 @@ def test_peak_of_a_micro_batch(nano, stage, vocabulary):
         work()
     memory = planning.stage_memory(stage, scale, shape, lengths_of(groups), 1, False)
     assert memory.activations + memory.logits == pytest.approx(peak.peak, rel=CLOSE)
+
+
+def test_a_micro_batch_of_tokens_is_planned_as_it_is_cut(nano, shape):
+    cut = replace(nano, sft=replace(nano.sft, micro_batch_tokens=3000))
+    lengths = lengths_of(make_groups())
+    whole, small = (planning.stage_memory("sft", scale, shape, lengths, 1, False) for scale in (nano, cut))
+    longest = lengths.prompt + nano.rl.max_new_tokens
+    assert small.activations / whole.activations == pytest.approx(3000 / (MICRO_BATCH * longest))
 
 
 def test_keys_and_values_of_the_embedded_engine(nano, model, shape, monkeypatch):
@@ -344,6 +356,23 @@ def costs_of(study, runs, pretrained=False):
     scale = study.scale("paper")
     shape, lengths = planning.model_shape(scale), costs.find_lengths(scale, ROOT / "nowhere", "paper", "main")
     return costs.study_costs(runs, scale, shape, lengths, pretrained)
+
+
+def test_a_suite_that_borrows_its_checkpoints_has_its_lender_pretrained(tmp_path):
+    borrowing = {"checkpoints_of": "main", "checkpoints": ["p20"], "recipes": ["base"], "seeds": [0]}
+    study = write_study(tmp_path, suites={"shots-0": borrowing | {"overrides": {"evaluate.shots": 0}}})
+    cells, _ = list_cells(study, [Run("nano", "shots-0", "p20", "base", 0)])
+    assert " pretrain --scale nano --suite main" in cells[1].command
+
+
+def test_what_a_recipe_sees_instead_is_what_it_costs(study):
+    scale = study.scale("paper")
+    fewer = replace(scale, overrides={"rl": {"rl": {"steps": scale.rl.steps // 2}}})
+    run = [Run("paper", "main", "p08", "rl", 0)]
+    shape, lengths = planning.model_shape(scale), costs.find_lengths(scale, ROOT / "nowhere", "paper", "main")
+    stages = [costs.study_costs(run, one, shape, lengths, False) for one in (scale, fewer)]
+    whole, half = ({name: cost for name, _, cost in found}["rl"] for found in stages)
+    assert half.training == whole.training / 2 and half.evaluation == whole.evaluation
 
 
 def test_the_checkpoint_is_measured_once_for_all_recipes_and_seeds(study):

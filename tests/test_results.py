@@ -267,7 +267,7 @@ def test_columns_and_steps_are_read_as_asked(tmp_path):
     assert sorted(whole["step"].unique()) == [0, 1, 2]
     ends = results.load_outcomes(tmp_path, "nano", between=False)
     pd.testing.assert_frame_equal(ends, whole[whole["step"] != 1].reset_index(drop=True))
-    few = results.load_outcomes(tmp_path, "nano", columns=["recipe", "step", "n"])
+    few = results.load_files([folder], "outcomes", ["recipe", "step", "n"])
     pd.testing.assert_frame_equal(few, whole[["recipe", "step", "n"]])
     assert whole["valid"].isna().sum() == 60 and whole["valid"].dtype == "Int32"
 
@@ -391,6 +391,13 @@ def test_tables_hold_the_cells_that_params_yaml_names(tmp_path):
         assert set(table.checkpoint) == {keep}
         assert set(zip(table.recipe, table.seed, strict=True)) == {("base", 0), ("rl", 0), ("rl", 2)}
     assert set(everything.outcomes.recipe) > {"base", "rl"}
+    # a suite whose first run is still computed, and a study that names no run that is there
+    (root / "results" / "nano" / "shots-0" / keep / "base").mkdir(parents=True)
+    assert set(results.load_tables(root, "nano").outcomes.checkpoint) == {keep}
+    write_study(root, checkpoints=[keep], seeds=[7], more_seeds={})
+    with pytest.raises(UserError, match="None of the runs that .*params.yaml names for scale 'nano' has results"):
+        results.load_tables(root, "nano")
+    write_study(root, checkpoints=[keep], recipes=["base", "rl"], seeds=[0], more_seeds={"rl": {keep: [2]}})
     # a public suite has checkpoints of its own
     for kind in ("results", "checkpoints"):
         (root / kind / "nano" / "main").rename(root / kind / "nano" / "here")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import make_dataclass, replace
@@ -18,7 +19,7 @@ from excursions.models.state import saved_states
 from excursions.params import RECIPES, Style, UserError
 from excursions.results import tables as results
 from excursions.rollout.torch_engine import TorchEngine
-from excursions.study import code, equality, one_run
+from excursions.study import code, equality, one_run, pool
 from excursions.study.one_run import train_run, use_cores
 from excursions.study.plan import describe_plan
 from excursions.study.pool import train_runs
@@ -191,6 +192,31 @@ def test_a_failed_run_is_told_and_the_others_are_complete(project, smoke):
         "p20 base seed-0" in str(error.value) and "damaged" in str(error.value) and "git checkout" in str(error.value)
     )
     assert status(fine, smoke, project) == "there" and not broken.folder(project).exists()
+
+
+def _killed(*run):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_takes_no_other_run_with_it(project, smoke, monkeypatch):
+    runs = [Run("smoke", "main", name, "base", 0) for name in ("p20", "p88")]
+    alone = pool._alone
+    monkeypatch.setattr(pool, "_alone", _killed)
+    with pytest.raises(UserError, match="2 of 2 runs failed.*(\n.*seed-0: its process was killed.*){2}"):
+        train_runs(runs, replace(smoke, workers=1), project)
+    monkeypatch.setattr(pool, "_alone", alone)
+    assert train_runs(runs[:1], smoke, project) == runs[:1]
+
+
+def test_what_a_recipe_sees_instead_is_what_it_is_measured_by(project, smoke):
+    fewer = replace(smoke, overrides={"rl": {"evaluate": {"samples": 8}}})
+    rl, base = (Run("smoke", "main", "p88", recipe, 0) for recipe in ("rl", "base"))
+    train_runs([rl, base], fewer, project)
+    asked = {run.recipe: results.load_files([run.folder(project)], "outcomes") for run in (rl, base)}
+    assert {recipe: set(table["n"]) for recipe, table in asked.items()} == {"rl": {8}, "base": {4}}
+    assert about(rl, project)["parameters"]["evaluate"]["samples"] == 8
+    assert fingerprint(rl, fewer, project) != fingerprint(rl, smoke, project)
+    assert fingerprint(base, fewer, project) == fingerprint(base, smoke, project)
 
 
 def test_two_processes_cannot_compute_one_run(project, smoke):

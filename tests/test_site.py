@@ -301,16 +301,25 @@ def test_a_value_is_told_on_hover(project, browser):
 def test_a_claim_leads_to_its_rows_and_back(project, browser):
     folder = project / "reports" / "nano"
     claim = pages.claims_of(project, "nano", "early_rl")[0]
-    _open(browser, folder / "index.html", view=f"#{claim['id']}")
-    listed = browser.find_element("id", claim["id"])
+    _open(browser, folder / "index.html", view=f"#{claim.id}")
+    listed = browser.find_element("id", claim.id)
     assert listed.is_displayed()
     listed.find_element("link text", "rows").click()
-    assert claim["claim"] in browser.find_element("id", "behind").text
+    assert claim.claim in browser.find_element("id", "behind").text
     recipes = browser.execute_script("return [...document.querySelectorAll('[name=recipe]:checked')].map(b => b.value)")
     assert recipes == ["base", "rl"] and browser.find_element("css selector", "[name=k]").get_attribute("value") == "1"
     browser.find_element("css selector", "#behind a").click()
-    assert browser.current_url.endswith(f"early_rl.html#{claim['id']}")
-    assert browser.find_element("id", claim["id"]).is_displayed()
+    assert browser.current_url.endswith(f"early_rl.html#{claim.id}")
+    assert browser.find_element("id", claim.id).is_displayed()
+
+
+def test_a_claim_along_training_or_in_another_suite_leads_to_its_own_rows(project, browser):
+    chosen = "return ['axis', 'measure', 'suite'].map(name => document.getElementById('choices').elements[name].value)"
+    page = project / "reports" / "nano" / "explorer.html"
+    _open(browser, page, view="#claim=rl-games-reward")
+    assert browser.execute_script(chosen) == ["steps", explorer.VALID, "main"]
+    _open(browser, page, view="#claim=more-rollouts-by-samples")
+    assert "rollouts-64 is chosen, see rollouts-5" in browser.find_element("id", "behind").text
 
 
 def test_samples_are_shown_as_text_for_every_cell(project, browser):

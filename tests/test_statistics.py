@@ -69,14 +69,6 @@ def test_pass_at_k_agrees_with_the_cases_of_lighteval(shared):
     assert checked >= 6
 
 
-def test_the_guess_floor_is_what_guessing_reaches():
-    train, test = ["1", "1", "2", "3"], ["1", "2", "9"]
-    assert statistics.guess_floor(train, test, 1) == pytest.approx((1 / 2 + 1 / 4 + 0) / 3)
-    rng = np.random.default_rng(0)
-    guessed = rng.choice(train, size=(20_000, 3, 8)) == np.array(test)[:, None]
-    assert statistics.guess_floor(train, test, 8) == pytest.approx(guessed.any(axis=2).mean(), abs=0.005)
-
-
 # Standard deviations of a world: of seeds, questions, and of a seed on a question.
 WORLDS = {
     "seeds alike": (0.0, 0.3, 0.1),

@@ -81,7 +81,8 @@ class Contrast:
     @property
     def slack(self) -> float:
         """How far inside its region the effect lies; negative outside."""
-        return min(self.effect - _low(self.above), _high(self.below) - self.effect)
+        low, high = region(self.above, self.below)
+        return min(self.effect - low, high - self.effect)
 
 
 Measure = Callable[["Check", Tables], list[Contrast]]
@@ -171,38 +172,40 @@ def contrast(
     points: Mapping[str, Estimate | Spread],
     n_seeds: int,
     note: str,
-    above: float | None = None,
-    below: float | None = None,
 ) -> Contrast:
     """A contrast with its verdict, from estimates in 0 to 1: of the whole, and at each checkpoint.
 
-    above, below: the region, where it is not the check's. Verdicts go by the two decimals a reader sees.
+    Verdicts go by the two decimals a reader sees.
     """
-    if above is None and below is None:
-        above, below = check.above, check.below
+    above, below = bounds = region(check.above, check.below)
     effect, low, high = _in_points(whole)
     at = tuple(Point(name, *_in_points(one)) for name, one in points.items())
     spread = statistics.heterogeneity([one for one in points.values() if isinstance(one, Estimate)])
-    verdict = decide(low, high, above, below)
-    outside = [one for one in at if not _low(above) <= one.effect <= _high(below)]
+    verdict = decide(low, high, bounds)
+    outside = [one for one in at if not above <= one.effect <= below]
     if len(at) > 1 and 0 < len(outside) < len(at):
         note += f"; {formula} on both sides of the margin: " + ", ".join(
             f"{one.effect:+.1f} at {one.checkpoint}" for one in at
         )
-        refuted = any(decide(one.low, one.high, above, below) == "not supported" for one in outside)
+        refuted = any(decide(one.low, one.high, bounds) == "not supported" for one in outside)
         if verdict == "supported" and (refuted or (spread is not None and spread < ALPHA)):
             verdict = "inconclusive"
-    nearest = min((bound for bound in (above, below) if bound is not None), key=lambda bound: abs(effect - bound))
+    nearest = min(bounds, key=lambda bound: abs(effect - bound))
     p = float(f"{whole.p_value(nearest / 100):.3g}")
     spread = None if spread is None else float(f"{spread:.3g}")
-    return Contrast(formula, effect, low, high, p, above, below, verdict, int(n_seeds), at, spread, note)
+    return Contrast(formula, effect, low, high, p, check.above, check.below, verdict, int(n_seeds), at, spread, note)
 
 
-def decide(low: float, high: float, above: float | None, below: float | None) -> str:
+def region(above: float | None, below: float | None) -> tuple[float, float]:
+    """Both ends of where a claim holds; one that is open is infinite."""
+    return -math.inf if above is None else above, math.inf if below is None else below
+
+
+def decide(low: float, high: float, bounds: tuple[float, float]) -> str:
     """Whether an interval lies all inside the region, all outside, or neither."""
-    if _low(above) < low and high < _high(below):
+    if bounds[0] < low and high < bounds[1]:
         return "supported"
-    return "not supported" if high < _low(above) or low > _high(below) else "inconclusive"
+    return "not supported" if high < bounds[0] or low > bounds[1] else "inconclusive"
 
 
 def conclude(contrasts: Sequence[Contrast]) -> tuple[str, Contrast, float]:
@@ -217,11 +220,3 @@ def _in_points(found: Estimate | Spread) -> tuple[float, float, float]:
     interval = found.interval()
     effect, low, high = (round(100 * value, 2) + 0.0 for value in (interval.estimate, interval.low, interval.high))
     return effect, low, high
-
-
-def _low(above: float | None) -> float:
-    return -math.inf if above is None else above
-
-
-def _high(below: float | None) -> float:
-    return math.inf if below is None else below

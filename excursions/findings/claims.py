@@ -25,6 +25,7 @@ from excursions.results.tables import Tables
 
 FIGURES = tuple(dict.fromkeys(check.figure for check in CHECKS))
 VERDICTS = ("supported", "not supported", "inconclusive", "not measured")
+REACH = 35.0  # points on either side of 0 that a forest plot shows
 ROW_KEYS = ("id", "claim", "source", "figure", "n_seeds", "effect", "ci_low", "ci_high", "verdict", "p", "p_holm")
 
 
@@ -54,6 +55,15 @@ class Claim:
     published_note: str
     published_contrasts: tuple[Contrast, ...]
     p_holm: float | None = None  # adjusted for all measured claims of the scale; known where all of them are
+
+    @property
+    def region(self) -> tuple[float, float] | None:
+        """Where the claim holds, from .. to, by the contrast that decides; None where nothing can be measured."""
+        contrasts = self.contrasts or self.published_contrasts
+        if not contrasts:
+            return None
+        _, deciding, _ = checks.conclude(contrasts)
+        return checks.region(deciding.above, deciding.below)
 
     def row(self) -> dict[str, object]:
         """The keys of the contract and the two p-values, as `excursions claims --json` prints them."""
@@ -109,20 +119,21 @@ def write_claims(root: Path | str, scale: str, figure: str, claims: list[Claim])
 
 def load_claims(root: Path | str, scale: str) -> list[Claim]:
     """All claims of a scale as the notebooks wrote them, in the order of the paper, with Holm's p-values."""
-    found = []
-    for figure in FIGURES:
-        file = claims_file(root, scale, figure)
-        remedy = f"Bring it back with `git checkout -- {file}`, or make it with `dvc repro`."
-        try:
-            found += CLAIMS.validate_json(file.read_bytes())
-        except FileNotFoundError:
-            raise UserError(f"{file} does not exist. {remedy}") from None
-        except ValueError as error:
-            raise UserError(
-                f"{file} is not a list of claims ({' '.join(str(error).split())[:300]}). {remedy}"
-            ) from None
+    found = [claim for figure in FIGURES for claim in load_claims_of(root, scale, figure)]
     order = {check.id: number for number, check in enumerate(CHECKS)}
     return _adjusted(sorted(found, key=lambda claim: order.get(claim.id, len(order))))
+
+
+def load_claims_of(root: Path | str, scale: str, figure: str) -> list[Claim]:
+    """The claims that the notebook of one figure wrote. Raises UserError where there are none."""
+    file = claims_file(root, scale, figure)
+    remedy = f"Bring it back with `git checkout -- {file}`, or make it with `dvc repro`."
+    try:
+        return CLAIMS.validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist. {remedy}") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not a list of claims ({' '.join(str(error).split())[:300]}). {remedy}") from None
 
 
 def shown(effect: float | None, low: float | None, high: float | None) -> str:
@@ -161,8 +172,6 @@ def _published(check: Check) -> dict[str, Any]:
 
 def _tables(check: Check) -> str:
     arms = sorted({arm for formula in check.contrasts for arm in checks.parse(formula)[1]})
-    if check.measured is measures.invalid_along_training:
-        arms = [("main", "rl")]
     table = "general" if check.benchmark == "general" else "outcomes"
     return f"{table}, {check.benchmark}: {', '.join(f'{suite}/*/{recipe}' for suite, recipe in arms)}"
 

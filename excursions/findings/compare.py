@@ -41,7 +41,7 @@ def compare(root: Path, name: str) -> tuple[pd.DataFrame, str]:
             found[arm] = read_json(run / "run.json")
             if found[arm] is None:
                 raise UserError(f"{run} has no results; `{_command(home, scale, *cell)}` computes them.")
-            rows.append(estimates.last_step(tables.load_run(run, "outcomes")).assign(arm=arm))
+            rows.append(estimates.last_step(tables.load_files([run], "outcomes")).assign(arm=arm))
         differ = _difference(*(_flat(found[arm]["parameters"]) for arm in ("try", "study")))
     points = []
     for benchmark, group in pd.concat(rows).astype({"benchmark": str}).groupby("benchmark"):

@@ -254,7 +254,8 @@ def varied(tables: Tables, arms: Sequence[tuple[str, str, float]]) -> pd.DataFra
         own = rows[(rows["suite"] == suite) & (rows["recipe"] == recipe)]
         base = rows[(rows["suite"] == "main") & (rows["recipe"] == "base")]
         both = pd.concat([own, base]).astype({"suite": str, "recipe": str}).assign(suite="main")
-        changed = general_gains(replace_general(tables, both), [recipe])
+        own_tables = Tables(tables.scale, tables.outcomes.iloc[:0], both, tables.parameters)
+        changed = general_gains(own_tables, [recipe])
         found.append(changed[changed["benchmark"] == "average"].assign(role="general", k=0, value=value, suite=suite))
     return pd.concat([part for part in found if len(part)] or found[:1], ignore_index=True)
 
@@ -277,11 +278,6 @@ def rollouts(tables: Tables, root: Path | str) -> pd.DataFrame:
     columns = [*WHERE, "chinchilla", "recipe", "role", "k", "rollouts", "questions", "answers", "seed", *INTERVAL]
     points = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
     return points[(points["k"] == 1) & (points["questions"] > 0)]
-
-
-def replace_general(tables: Tables, general: pd.DataFrame) -> Tables:
-    """Tables with other answers to the general benchmarks, and no outcomes."""
-    return Tables(tables.scale, tables.outcomes.iloc[:0], general, tables.parameters)
 
 
 def checkpoints(points: pd.DataFrame) -> list[str]:

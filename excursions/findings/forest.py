@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from excursions.findings import plotting
-from excursions.findings.claims import FIGURES, VERDICTS, Claim
+from excursions.findings.claims import FIGURES, REACH, VERDICTS, Claim
 from excursions.findings.claims_page import HEADINGS
 
 COLORS = dict(zip(VERDICTS, ("#1b7837", "#b2182b", "#8a6d3b", plotting.GREY), strict=True))
 # Inches: one claim, one heading, the text on the left, the panel, the verdicts on the right, above and below.
 ROW, GAP, TEXT, PANEL, SIDE, ABOVE, BELOW = 0.25, 0.36, 4.55, 4.6, 2.35, 1.0, 0.62
-REACH = 35.0  # points shown on either side; what lies beyond ends in an arrow
 
 
 @plotting.styled
@@ -59,15 +60,10 @@ def _row(axes: Axes, place: float, claim: Claim) -> None:
     _text(axes, -TEXT + 0.15, place, claim.id, size=7.5)
     seeds = f"{claim.n_seeds} seeds" if claim.effect is not None else ""
     _text(axes, -0.12, place, seeds, size=6.5, color=plotting.GREY, ha="right")
-    decided = claim.contrasts or claim.published_contrasts
-    if decided:  # the region of the contrast that decides is that of the rule
-        one = min(decided, key=lambda contrast: contrast.slack)
-        low = -REACH if one.above is None else one.above
-        high = REACH if one.below is None else one.below
-        axes.fill_between([low, high], place - ROW / 2 + 0.02, place + ROW / 2 - 0.02, color="#dcebdc", lw=0, zorder=0)
-        for margin in (one.above, one.below):
-            if margin is not None:
-                axes.vlines(margin, place - ROW / 2 + 0.02, place + ROW / 2 - 0.02, color="#5a8a5a", lw=1, zorder=1)
+    if claim.region:
+        ends, upper, lower = np.clip(claim.region, -REACH, REACH), place - ROW / 2 + 0.02, place + ROW / 2 - 0.02
+        axes.fill_between(ends, upper, lower, color="#dcebdc", lw=0, zorder=0)
+        axes.vlines([end for end in claim.region if math.isfinite(end)], upper, lower, color="#5a8a5a", lw=1, zorder=1)
     _interval(axes, place - 0.045, claim.effect, claim.ci_low, claim.ci_high, COLORS[claim.verdict], "o", True)
     theirs = (claim.published_effect, claim.published_ci_low, claim.published_ci_high)
     _interval(axes, place + 0.055, *theirs, COLORS[claim.published_verdict], "D", False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import excursions
-from excursions.params import UserError, one_of
+from excursions.params import UserError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -28,15 +28,12 @@ SETTINGS = ("PYTHON", "IPYTHON", "JUPYTER", "MPL", "MATPLOTLIB")
 def execute(notebook: Path, parameters: Mapping[str, object]) -> NotebookNode:
     """Runs all cells in the notebook's own folder. Several notebooks may run at once.
 
-    parameters: values for the cell tagged `parameters`. Raises UserError for a name which that cell lacks, for a cell
-    that fails, and for a kernel that dies.
+    parameters: values for the cell tagged `parameters`. Raises UserError for a cell that fails, and for a kernel that
+    dies.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    known = papermill.inspect_notebook(notebook)
-    for key in parameters:  # papermill itself only warns
-        one_of(key, tuple(known), f"parameter of the notebook {notebook.stem}")
     try:
         with _own_kernel(notebook.parents[1]) as manager:
             return papermill.execute_notebook(
@@ -72,6 +69,8 @@ def _own_kernel(root: Path) -> Iterator[type]:
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
+    # found on a PATH with relative folders it is relative, too, and a kernel starts in another folder
+    sys.executable = os.path.abspath(sys.executable)
     path = [str(Path(excursions.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         own = {

@@ -58,7 +58,7 @@ def contrasts(check: Check, tables: Tables, pick: Pick = estimates.last_step) ->
     """
     found = []
     for formula in check.contrasts:
-        arms = _enough(_arms(check, tables, formula, pick))
+        arms = _arms(check, tables, formula, pick)
         note = "; ".join(filter(None, [checks.kept(list(arms.slots), arms.left_out), arms.steps]))
         groups = {name: arms.groups(slot) for name, slot in arms.slots.items()}
         points = {name: statistics.contrast(parts, arms.strata) for name, parts in groups.items()}
@@ -74,12 +74,12 @@ def contrasts(check: Check, tables: Tables, pick: Pick = estimates.last_step) ->
 
 def seed_spread(check: Check, tables: Tables) -> list[Contrast]:
     """How far apart runs of direct RL end in pass@1 at one checkpoint."""
-    return [_spread_in_test(check, tables, check.above, check.below)]
+    return [_spread_in_test(check, tables)]
 
 
 def alike_in_reward(check: Check, tables: Tables) -> list[Contrast]:
     """Runs of direct RL at one checkpoint: near in training reward (below `above`), and not in test (above it)."""
-    test = _spread_in_test(check, tables, check.above, None)
+    test = _spread_in_test(check, tables)
     log = tables.training
     (at,) = (point.checkpoint for point in test.points)
     log = log[(log["suite"] == "main") & (log["recipe"] == "rl") & (log["checkpoint"] == at)] if len(log) else log
@@ -88,7 +88,8 @@ def alike_in_reward(check: Check, tables: Tables) -> list[Contrast]:
     last = log[log["step"] > 0.75 * log.groupby("seed")["step"].transform("max")]
     reward = statistics.Spread(tuple(last.groupby("seed")["reward"].mean()))
     formula, seeds = "reward of rl, last quarter of training", len(reward.value_s)
-    return [test, checks.contrast(check, formula, reward, {at: reward}, seeds, f"at {at}", below=check.above)]
+    near = replace(check, above=None, below=check.above)
+    return [test, checks.contrast(near, formula, reward, {at: reward}, seeds, f"at {at}")]
 
 
 def invalid_along_training(check: Check, tables: Tables) -> list[Contrast]:
@@ -118,20 +119,10 @@ def invalid_along_training(check: Check, tables: Tables) -> list[Contrast]:
     return [checks.contrast(check, check.contrasts[0], whole, found, min(n_seeds), f"at {', '.join(found)}")]
 
 
-def more_rollouts(check: Check, tables: Tables) -> list[Contrast]:
-    """By samples: at the last step that all were evaluated at, so that they have seen the same questions."""
-    return contrasts(check, tables, _at_the_same_step)
-
-
-def fewer_rollouts(check: Check, tables: Tables) -> list[Contrast]:
-    """By FLOPs: at the last steps of (nearly) the same number of sampled answers, as the paper counts them."""
-    return contrasts(check, tables, _at_as_many_answers)
-
-
 def rollouts_on_hard(check: Check, tables: Tables) -> list[Contrast]:
     """By samples, on hard problems minus on easy ones."""
     parts = {
-        benchmark: _enough(_arms(replace(check, benchmark=benchmark), tables, check.contrasts[0], _at_the_same_step))
+        benchmark: _arms(replace(check, benchmark=benchmark), tables, check.contrasts[0], at_the_same_step)
         for benchmark in ("hard", "easy")
     }
     hard, easy = parts.values()
@@ -151,15 +142,16 @@ def rollouts_on_hard(check: Check, tables: Tables) -> list[Contrast]:
     return [checks.contrast(check, check.contrasts[0], whole, points, n_seeds, f"{note}; {hard.steps}")]
 
 
-def _at_the_same_step(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the last step that every suite was evaluated at, checkpoint by checkpoint."""
+def at_the_same_step(rows: pd.DataFrame) -> pd.DataFrame:
+    """By samples: rows of the last step that every suite was evaluated at, so that all have seen the same questions."""
     suites = rows.groupby(["checkpoint", "step"])["suite"].transform("nunique")
     rows = rows[(suites == rows["suite"].nunique()) & (rows["step"] > 0)]
     return rows[rows["step"] == rows.groupby("checkpoint")["step"].transform("max")]
 
 
-def _at_as_many_answers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of two suites rollouts-<n> at the steps whose numbers of sampled answers, n x step, are nearest."""
+def at_as_many_answers(rows: pd.DataFrame) -> pd.DataFrame:
+    """By FLOPs as the paper counts them: rows of two suites rollouts-<n> at the steps whose numbers of sampled
+    answers, n x step, are nearest."""
     rows = rows[rows["step"] > 0]
     rows = rows.assign(answers=rows["step"] * rows["suite"].str.removeprefix("rollouts-").astype(int))
     kept = [rows.iloc[:0]]
@@ -172,14 +164,14 @@ def _at_as_many_answers(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept)
 
 
-def _spread_in_test(check: Check, tables: Tables, above: float | None, below: float | None) -> Contrast:
+def _spread_in_test(check: Check, tables: Tables) -> Contrast:
     (formula,) = check.contrasts
-    arms = _enough(_arms(check, tables, formula))
+    arms = _arms(check, tables, formula)
     note = checks.kept(list(arms.slots), arms.left_out)
     ((name, slot),) = arms.slots.items()
     (value_sq,) = arms.groups(slot)
     spread = statistics.Spread(tuple(value_sq.mean(axis=1)))
-    return checks.contrast(check, formula, spread, {name: spread}, arms.n_seeds, note, above, below)
+    return checks.contrast(check, formula, spread, {name: spread}, arms.n_seeds, note)
 
 
 def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.last_step) -> Arms:
@@ -212,6 +204,8 @@ def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.las
         left_out |= {name: f"{n} of {ENOUGH_SEEDS} seeds" for name, n in few.items()}
         slots = {name: slot for name, slot in slots.items() if name not in few}
     n_seeds = min((seeds[name] for name in slots), default=0)
+    if slots and n_seeds < ENOUGH_SEEDS:
+        raise NotMeasurable(f"needs {ENOUGH_SEEDS} seeds, there are {n_seeds}", n_seeds)
     steps = "" if k is None or pick is estimates.last_step else _steps(rows)
     return Arms(signs, values, slots, left_out, n_seeds, steps)
 
@@ -247,12 +241,6 @@ def _slots(check: Check, tables: Tables, rows: pd.DataFrame, signs: dict[tuple[s
     return dict(list(found.items())[-1:]) if check.span == "shared" else found
 
 
-def _enough(arms: Arms) -> Arms:
-    if arms.slots and arms.n_seeds < ENOUGH_SEEDS:
-        raise NotMeasurable(f"needs {ENOUGH_SEEDS} seeds, there are {arms.n_seeds}", arms.n_seeds)
-    return arms
-
-
 def _words(arm: tuple[str, str]) -> str:
     return arm[1] if arm[0] == "main" else f"{arm[1]} in suite {arm[0]}"
 
@@ -260,10 +248,5 @@ def _words(arm: tuple[str, str]) -> str:
 def _axis(tables: Tables) -> tuple[list[str], list[float]]:
     """Checkpoints of the main suite in the order of pretraining, and their multiples of Chinchilla-optimal."""
     main = tables.outcomes[tables.outcomes["suite"] == "main"]
-    names = _in_pretraining(main)
-    tokens = main.groupby("checkpoint")["tokens"].first()[names]
-    return names, list(cast(pd.Series, estimates.chinchilla(tokens, tables.parameters["main"])))
-
-
-def _in_pretraining(rows: pd.DataFrame) -> list[str]:
-    return list(rows.groupby("checkpoint")["tokens"].first().sort_values().index)
+    tokens = main.groupby("checkpoint")["tokens"].first().sort_values()
+    return list(tokens.index), list(cast(pd.Series, estimates.chinchilla(tokens, tables.parameters["main"])))

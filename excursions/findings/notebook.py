@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from excursions.findings import pages
 from excursions.findings.kernel import execute
-from excursions.params import UserError, one_of
+from excursions.params import UserError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -29,20 +29,13 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
     """Runs root/notebooks/<name>.ipynb and writes root/reports/<scale>/<name>.html; returns that path.
 
     parameters: further values for the notebook's parameters cell, for example {"checkpoint": "p40"}; the report of a
-    suite is named after it, <name>_<suite>.html. Raises UserError for a notebook or parameter that does not exist, and
-    when a cell fails; then the old report stays as it is. What the last cell prints is printed, and where a line of
-    it begins with FAIL, UserError is raised with the report in place.
+    suite is named after it, <name>_<suite>.html. `arguments` has looked them up. Raises UserError when a cell fails;
+    then the old report stays as it is. What the last cell prints is printed, and where a line of it begins with FAIL,
+    UserError is raised with the report in place.
     """
     root, parameters = Path(root).resolve(), dict(parameters or {})
-    notebook = root / "notebooks" / f"{name}.ipynb"
-    names = sorted(file.stem for file in notebook.parent.glob("*.ipynb"))
-    if not names:
-        raise UserError(f"{notebook.parent} has no notebooks. Run from the project's folder, or name it with --root.")
-    one_of(name, names, "notebook")
-    suite = str(parameters.get("suite", ""))
-    if not re.fullmatch(r"[\w.-]*", suite):
-        raise UserError(f"suite '{suite}': accepted: a name of letters, digits, `_`, `-` and `.`.")
-    executed = execute(notebook, {"scale": scale, "root": ".."} | parameters)
+    suite = parameters.get("suite")
+    executed = execute(root / "notebooks" / f"{name}.ipynb", {"scale": scale, "root": ".."} | parameters)
     lead, body = _lead(_body(executed))
     report = root / "reports" / scale / (f"{name}_{suite}.html" if suite else f"{name}.html")
     pages.write_page(

@@ -6,13 +6,12 @@ on a window, a user's matplotlibrc or the order in which figures are made.
 
 from __future__ import annotations
 
-import functools
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import seaborn
@@ -73,28 +72,16 @@ LEFT, RIGHT, HEADING, UNDER = 0.66, 0.25, 0.5, 0.52
 TITLE_LINE, LEGEND, NOTE_LINE = 0.21, 0.3, 0.135
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draws in the project's style, whatever matplotlib was told before."""
-
-    @functools.wraps(draw)
-    def drawn(*arguments: object, **named: object) -> Figure:
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(_STYLE)
-            return draw(*arguments, **named)
-
-    return drawn
+styled = matplotlib.style.context(_STYLE, after_reset=True)  # what it decorates draws so, whatever was set before
 
 
+@styled
 def save(figure: Figure, path: Path | str) -> None:
     """Writes path.svg and path.png, each whole or not at all; the same figure gives the same bytes."""
     path = Path(path)
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-            with whole_file(path.with_name(f"{path.name}.{kind}")) as temporary:
-                figure.savefig(temporary, format=kind, metadata=metadata)
+    for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+        with whole_file(path.with_name(f"{path.name}.{kind}")) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata)
 
 
 class Band(NamedTuple):
@@ -177,13 +164,13 @@ def _face(look: Look, ground: str) -> str:
 def curve(axes: Axes, points: pd.DataFrame, look: Look, band: bool = True, width: float = 1.5) -> None:
     """One curve over the column x: estimate as line and markers, ci_low to ci_high shaded (percent).
 
-    Rows with a `seed` are single training runs: thin lines under the mean.
+    Rows with a `seed` are single training runs, one per x: thin lines under the mean.
     """
     points = points.sort_values("x")
     if "seed" in points.columns:
-        single = points[points["seed"].notna()]
-        for _, run in single.groupby("seed"):
-            axes.plot(run["x"], run["estimate"], color=look.color, lw=0.6, alpha=0.45, zorder=2.5)
+        single = points.dropna(subset="seed").pivot(index="x", columns="seed", values="estimate")
+        for seed in single:  # a line ends where a seed has no run, and a dot shows what stands alone
+            axes.plot(single.index, single[seed], ".-", ms=2, color=look.color, lw=0.6, alpha=0.45, zorder=2.5)
         points = points[points["seed"].isna()]
     size = 6 if look.marker in "PX*" else 4.5  # thin shapes need more room
     edge = "white" if look.filled else look.color

@@ -6,7 +6,7 @@ the figure, nothing of the variation between training runs, so their verdicts ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
@@ -55,14 +55,15 @@ def suites(check: Check) -> list[Contrast]:
     return _contrasts(check, "", {f"{last}B": _sum({"math_heavy": 1, "larger": -1}, at)}, f"at {last}B tokens")
 
 
-def more_rollouts(check: Check) -> list[Contrast]:
-    """64 minus 5 rollouts on the hard training split, at the last evaluation of 64, by questions seen."""
-    return _rollouts(check, "hard", "samples_seen", 64, 5)
+def rollouts(axis: str, one: int, other: int) -> Callable[[Check], list[Contrast]]:
+    """A measure of `one` minus `other` rollouts on the hard training split, at the last value of the axis that both
+    reach: samples_seen (questions) or flops_axis_value (sampled answers)."""
 
+    def measure(check: Check) -> list[Contrast]:
+        found, note = _at_equal("hard", axis, one, other)
+        return _contrasts(check, check.contrasts[0], {"": found}, note)
 
-def fewer_rollouts(check: Check) -> list[Contrast]:
-    """5 minus 64 rollouts on the hard training split, at the last evaluation of 5, by sampled answers."""
-    return _rollouts(check, "hard", "flops_axis_value", 5, 64)
+    return measure
 
 
 def rollouts_on_hard(check: Check) -> list[Contrast]:
@@ -86,7 +87,7 @@ def epochs(check: Check) -> list[Contrast]:
     return _over(check, "pass@1 of sft after 10 epochs - 5", table, "epochs", {10: 1, 5: -1})
 
 
-def unpublished(why: str):  # noqa: ANN201
+def unpublished(why: str) -> Callable[[Check], list[Contrast]]:
     """A measure for what the paper's figures do not show."""
 
     def refuse(check: Check) -> list[Contrast]:
@@ -126,21 +127,12 @@ def _over(check: Check, formula: str, table: pd.DataFrame, column: str, signs: M
 
 def _of_gsm8k(table: pd.DataFrame, note: str) -> pd.DataFrame:
     """Raw rows of pass@1 with the columns that `reference.pass_at_k` has."""
-    table = table[table["metric"] == "pass@1"]
-    trials = pd.Series(reference.QUESTIONS["gsm8k"], index=table.index)
-    half = reference.half_width(table["value_percent"], trials, table["abs_error_pp"])
-    table = table.rename(columns={"pretrain_tokens_b": "tokens_b"}).assign(note=note)
-    return reference.finish(table, half)
-
-
-def _rollouts(check: Check, split: str, axis: str, one: int, other: int) -> list[Contrast]:
-    found, note = _at_equal(split, axis, one, other)
-    return _contrasts(check, check.contrasts[0], {"": found}, note)
+    return reference.finish(table[table["metric"] == "pass@1"]).assign(note=note)
 
 
 def _at_equal(split: str, axis: str, one: int, other: int) -> tuple[Estimate, str]:
     """pass@1 with `one` minus `other` rollouts, at the last value of the axis that both reach (nearest evaluations)."""
-    table = reference.raw("rollouts").assign(pretrain_tokens_b=0)  # the figure does not say which checkpoint
+    table = reference.raw("rollouts")  # the figure does not say of which checkpoint
     table = _of_gsm8k(table[table["split"] == split], "")
     reach = table.groupby("n_rollouts")[axis].max().min()
     at = table.assign(away=(table[axis] - reach).abs()).sort_values("away").groupby("n_rollouts").first()

@@ -6,6 +6,8 @@ abstract of arXiv 2606.04272; `source` counts the blog's results and figures. Ho
 measures.py, how it becomes a verdict in checks.py.
 """
 
+from functools import partial
+
 from excursions.findings import measures, published
 from excursions.findings.checks import Check
 
@@ -141,11 +143,13 @@ CHECKS = (
     Check("more-rollouts-by-samples", "ablations", "Rollouts, text of February",
           "More rollouts a question are more sample-efficient: 64 end above 5 after the same questions.",
           ["pass@1 of rl@rollouts-64 - rl@rollouts-5"], "hard", "all", above=0,
-          measured=measures.more_rollouts, published=published.more_rollouts),
+          measured=partial(measures.contrasts, pick=measures.at_the_same_step),
+          published=published.rollouts("samples_seen", 64, 5)),
     Check("fewer-rollouts-by-flops", "ablations", "Rollouts, text of February",
           "Fewer rollouts a question are more FLOP-efficient: 5 end above 64 after as many sampled answers.",
           ["pass@1 of rl@rollouts-5 - rl@rollouts-64"], "hard", "all", above=0,
-          measured=measures.fewer_rollouts, published=published.fewer_rollouts),
+          measured=partial(measures.contrasts, pick=measures.at_as_many_answers),
+          published=published.rollouts("flops_axis_value", 5, 64)),
     Check("rollouts-matter-on-hard", "ablations", "Rollouts, text of February",
           "What more rollouts bring after the same questions, they bring on hard problems above all.",
           ["pass@1 of rl@rollouts-64 - rl@rollouts-5"], "hard", "all", above=0,

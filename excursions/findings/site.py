@@ -14,7 +14,9 @@ from markupsafe import Markup
 
 from excursions import params, recipes
 from excursions.files import whole_file
-from excursions.findings import curves, estimates, explorer, headlines, pages
+from excursions.findings import checks, curves, estimates, explorer, headlines, measures, pages
+from excursions.findings.claims import Claim
+from excursions.findings.sentences import CHECKS
 from excursions.results import tables as results
 
 BLOCK = re.compile(r"(<!-- what came out, written by `excursions site` -->\n).*?(\n<!-- to here -->)", re.S)
@@ -41,7 +43,7 @@ def write_site(root: Path | str, scale: str) -> list[Path]:
         "scale": scale,
         "roles": {role: name for name, role in results.ROLES.items() if name in set(tables.outcomes["benchmark"])},
         "series": explorer.all_series(root, tables),
-        "claims": {claim["id"]: _rows_behind(claim) for found in by_result.values() for claim in found},
+        "claims": {claim.id: _rows_behind(claim) for found in by_result.values() for claim in found},
         "runs": cells.astype({"seed": int}).to_numpy().tolist(),
     }
     kept = explorer.kept_samples(root, scale, cells, block.questions.prompt, _checker(block.questions.source))
@@ -98,20 +100,23 @@ def _multiples(tables: results.Tables) -> dict[str, dict[str, float]]:
     return found
 
 
-def _rows_behind(claim: dict) -> dict[str, object]:
-    """Which rows of the explorer a claim was measured on: [claim, page, measure, benchmark, k, recipes].
-
-    The measure of a claim reads like "pass@1 of rl - base; easy; at ...".
-    """
-    formula, *rest = claim["measure"].split(";")
-    k = re.search(r"pass@(\d+)", formula)
+def _rows_behind(claim: Claim) -> dict[str, object]:
+    """Which rows of the explorer a claim is measured on: what is chosen there, and the suites."""
+    (check,) = (check for check in CHECKS if check.id == claim.id)
+    parsed = [checks.parse(formula) for formula in check.contrasts]
+    arms = [arm for _, signs in parsed for arm in signs]
+    along = check.measured is measures.invalid_along_training
+    k = 1 if along else parsed[0][0]
     return {
-        "claim": claim["claim"],
-        "page": claim["figure"],
-        "measure": explorer.SOLVED if k else explorer.GENERAL,
-        "role": rest[0].strip() if rest else "",
-        "k": int(k[1]) if k else 0,
-        "recipes": [name for name in recipes.RECIPES if re.search(rf"\b{name}\b", formula)],
+        "claim": claim.claim,
+        "page": claim.figure,
+        "axis": "steps" if along else "tokens",
+        "checkpoint": claim.contrasts[0].points[0].checkpoint if along and claim.contrasts else "",
+        "measure": explorer.VALID if along else explorer.GENERAL if k is None else explorer.SOLVED,
+        "role": check.benchmark,
+        "k": k or 0,
+        "recipes": [name for name in recipes.RECIPES if name in {recipe for _, recipe in arms}],
+        "suites": list(dict.fromkeys(suite for suite, _ in arms)),
     }
 
 

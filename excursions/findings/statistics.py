@@ -19,8 +19,7 @@ Shapes: s seeds, q questions, b strata (benchmarks).
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,13 +133,6 @@ def pass_at_k(n: np.ndarray | int, correct: np.ndarray | int, k: int) -> np.ndar
     counts = (divmod(pair, base) for pair in pairs.tolist())
     values = [(math.comb(m, k) - math.comb(m - c, k)) / math.comb(m, k) for m, c in counts]
     return np.array(values)[inverse].reshape(n.shape)
-
-
-def guess_floor(answers_train: Sequence[Hashable], answers_test: Sequence[Hashable], k: int) -> float:
-    """pass@k, 0 to 1, of answers drawn from those of the training questions without reading the question."""
-    share = Counter(answers_train)
-    hit_q = np.array([share[answer] for answer in answers_test]) / len(answers_train)
-    return float(np.mean(1 - (1 - hit_q) ** k))
 
 
 def contrast(groups: Sequence[np.ndarray], strata: np.ndarray | None = None) -> Estimate:

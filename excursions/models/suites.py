@@ -73,19 +73,25 @@ def lend_suite(root: Path, scale_name: str, lender: str, suite: str) -> None:
         write_json(file, made)
 
 
-def checkpoint_folder(root: Path, scale_name: str, suite: str, checkpoint: str) -> Path:
+def checkpoint_folder(root: Path, scale_name: str, suite: str, checkpoint: str, download: bool = True) -> Path:
     """The folder with a checkpoint's weights: checkpoints/<scale>/<suite>/<pNN>, or where its suite.json says.
 
-    For a checkpoint that is in neither it is the former, which does not exist.
+    For a checkpoint that is in neither, or that would have to be downloaded and is not to be, it is the former, which
+    does not exist.
     """
     folder = tree.suite_folder(root, scale_name, suite) / checkpoint
     if folder.is_dir() or not (folder.parent / "suite.json").is_file():
         return folder
     about = results.load_suite(root, scale_name, suite)
     if "checkpoints_of" in about:
-        return checkpoint_folder(root, scale_name, about["checkpoints_of"], checkpoint)
+        return checkpoint_folder(root, scale_name, about["checkpoints_of"], checkpoint, download)
     revision = about.get("revisions", {}).get(checkpoint)
-    return folder if revision is None else _resolve(root, f"suite {suite} of params.yaml", about["model"], revision)
+    if revision is None:
+        return folder
+    if not download:
+        local = root / about["model"]
+        return local / revision if local.is_dir() else _cached(about["model"], revision) or folder
+    return _resolve(root, f"suite {suite} of params.yaml", about["model"], revision)
 
 
 def find_model(name: str) -> Path:
@@ -117,9 +123,7 @@ def _resolve(root: Path, by: str, model: str, revision: str) -> Path:
             f"{model} ({by}) does not exist; accepted: a hub name such as EleutherAI/pythia-1b, or a local folder (of "
             "a suite: with one folder per revision)."
         )
-    with contextlib.suppress(OSError, ValueError, UserError):  # not there, or not all of it
-        folder = _download(model, revision, local_files_only=True)
-        weight_files(folder)
+    if folder := _cached(model, revision):
         return folder
     try:
         folder = _download(model, revision)
@@ -132,6 +136,15 @@ def _resolve(root: Path, by: str, model: str, revision: str) -> Path:
         ) from error
     weight_files(folder)
     return folder
+
+
+def _cached(model: str, revision: str) -> Path | None:
+    """Where the hub's cache has a revision, complete."""
+    with contextlib.suppress(OSError, ValueError, UserError):  # not there, or not all of it
+        folder = _download(model, revision, local_files_only=True)
+        weight_files(folder)
+        return folder
+    return None
 
 
 def _download(model: str, revision: str, local_files_only: bool = False) -> Path:

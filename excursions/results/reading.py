@@ -104,8 +104,7 @@ def _read_table(file: Path, schema: Schema, columns: Sequence[str] | None, betwe
         found = opened.schema_arrow.names
         if missing := [name for name in schema.columns if name not in found]:
             raise damaged(file, f"column '{missing[0]}' is missing; found: {', '.join(found)}")
-        wanted = columns if between or columns is None else [*dict.fromkeys([*columns, "step"])]
-        table = opened.read(wanted, use_threads=False)
+        table = opened.read(columns, use_threads=False)
     except FileNotFoundError:
         raise damaged(file, "the file is missing") from None
     except (pa.ArrowException, OSError) as error:

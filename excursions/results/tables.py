@@ -63,7 +63,7 @@ class StoredTables(Tables):
 
     @cached_property
     def outcomes(self) -> pd.DataFrame:
-        return load_files(self.folders, "outcomes", None, self.between)
+        return load_files(self.folders, "outcomes", between=self.between)
 
     @cached_property
     def general(self) -> pd.DataFrame:
@@ -115,7 +115,7 @@ def write_run(
 
 def run_folders(root: Path | str, scale: str, suite: str) -> list[Path]:
     """The folders of all runs of a suite. Raises UserError when there are none."""
-    folders = sorted((Path(root) / "results" / scale / suite).glob("[!.]*/[!.]*/seed-*"))
+    folders = _folders(root, scale, suite)
     if not folders:
         expected = Path(root) / "results" / scale / suite / "<checkpoint>" / "<recipe>" / "seed-<k>"
         raise UserError(
@@ -125,29 +125,27 @@ def run_folders(root: Path | str, scale: str, suite: str) -> list[Path]:
     return folders
 
 
-def load_outcomes(
-    root: Path | str, scale: str, suite: str = "main", between: bool = True, columns: Sequence[str] | None = None
-) -> pd.DataFrame:
+def _folders(root: Path | str, scale: str, suite: str) -> list[Path]:
+    return sorted((Path(root) / "results" / scale / suite).glob("[!.]*/[!.]*/seed-*"))
+
+
+def load_outcomes(root: Path | str, scale: str, suite: str = "main", between: bool = True) -> pd.DataFrame:
     """Outcomes of a suite: columns of schemas.OUTCOMES, one row per run, step, benchmark and question.
 
-    between: with the evaluations between the first and the last step. columns: read these alone (of ends, `step` too).
-    Names are categories and `valid` is a nullable integer. Rows are in the order of pretraining and of RECIPES.
+    between: with the evaluations between the first and the last step. Names are categories and `valid` is a nullable
+    integer. Rows are in the order of pretraining and of RECIPES.
     """
-    return load_files(run_folders(root, scale, suite), "outcomes", columns, between)
+    return load_files(run_folders(root, scale, suite), "outcomes", between=between)
 
 
-def load_general(
-    root: Path | str, scale: str, suite: str = "main", columns: Sequence[str] | None = None
-) -> pd.DataFrame:
+def load_general(root: Path | str, scale: str, suite: str = "main") -> pd.DataFrame:
     """Answers to the general benchmarks: columns of schemas.GENERAL, one row per run, benchmark and item."""
-    return load_files(run_folders(root, scale, suite), "general", columns)
+    return load_files(run_folders(root, scale, suite), "general")
 
 
-def load_training(
-    root: Path | str, scale: str, suite: str = "main", columns: Sequence[str] | None = None
-) -> pd.DataFrame:
+def load_training(root: Path | str, scale: str, suite: str = "main") -> pd.DataFrame:
     """Training logs: columns of schemas.TRAINING and what some recipes log besides, one row per run and step."""
-    return load_files(run_folders(root, scale, suite), "training", columns)
+    return load_files(run_folders(root, scale, suite), "training")
 
 
 def load_runs(root: Path | str, scale: str, suite: str = "main") -> pd.DataFrame:
@@ -184,11 +182,6 @@ def load_suite(root: Path | str, scale: str, suite: str = "main") -> dict:
     return read_contract(file, schemas.SUITE, f"Bring it back with `git checkout -- {file}`, or delete it and {again}.")
 
 
-def load_run(folder: Path, name: str) -> pd.DataFrame:
-    """One table (outcomes, general or training) of one run."""
-    return load_files([folder], name)
-
-
 def tokens_of(root: Path | str, scale: str, suite: str, checkpoint: str) -> int:
     """Pretraining tokens that a checkpoint has seen. Raises UserError if its suite.json does not say so."""
     tokens = load_suite(root, scale, suite)["tokens"]
@@ -204,12 +197,19 @@ def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
     between: as for `load_outcomes`. A table is read when it is first asked for.
     """
     file, suites = Path(root) / "params.yaml", suites_with_results(root, scale)
-    folders = [folder for suite in suites for folder in run_folders(root, scale, suite)]
+    # a suite whose first run is still being computed has a folder and no results
+    folders = [folder for suite in suites for folder in _folders(root, scale, suite)]
+    folders = folders or run_folders(root, scale, suites[0])  # which says what is missing
     if file.is_file():
         study = params.load(file)
         suites = [suite for suite in suites if study.scale(scale, suite).evaluate.split in (None, "test")]
         cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(suite)}
         folders = [folder for folder in folders if folder in cells]
+    if not folders:
+        raise UserError(
+            f"None of the runs that {file} names for scale '{scale}' has results; `checkpoints`, `recipes`, `seeds` "
+            f"and `more_seeds` there name them. `{command_for(scale, 'main')}` computes them."
+        )
     return StoredTables(Path(root), scale, folders, between)
 
 

@@ -89,7 +89,11 @@ def calibration_runs(study: Study, scale_name: str, root: Path) -> pd.DataFrame:
                 for block, part in (suite.overrides or {}).items()
                 for key, value in part.items()
             }
-            changed = [f"{key} {value:g}" for key, value in keys.items() if not key.startswith("evaluate.")]
+            changed = [
+                f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in keys.items()
+                if not key.startswith("evaluate.")
+            ]
             said = ", ".join(changed) or "as in the study"
             found.append(tables.load_outcomes(root, scale_name, name).assign(changed=said))
     if not found:

@@ -47,8 +47,9 @@ def study_cells(
         return f"{start} -m excursions {what}{at}"
 
     cells = [Cell("data", command(f"data --scale {scale}"), ())]
-    if suite not in study.public_suites:
-        cells.append(Cell("pretrain", command(f"pretrain --scale {scale} --suite {suite}", launcher), ("data",)))
+    lender = study.checkpoint_suite(suite)
+    if lender not in study.public_suites:
+        cells.append(Cell("pretrain", command(f"pretrain --scale {scale} --suite {lender}", launcher), ("data",)))
     first, wanted = cells[-1].id, set(runs)
     checkpoints = list(dict.fromkeys(run.checkpoint for run in runs))
     for run in in_order(runs):

@@ -80,7 +80,9 @@ def _memory_lines(scale: Scale, shape: Shape, lengths: Lengths, machine: Machine
         rows.append([stage, *(_number(size / divisor) for size in sizes)])
         if memory.total > FITS * machine.memory_gb * GB:
             advice.append(_advice(stage, scale, shape, lengths, machine, mixed))
-    micro = f"{scale.pretrain.micro_batch or 'all'} (pretraining), {sft.MICRO_BATCH} (sft), {scale.rl.micro_batch} (rl)"
+    tokens = scale.sft.micro_batch_tokens
+    of_sft = sft.MICRO_BATCH if tokens is None else f"{tokens:,} tokens"
+    micro = f"{scale.pretrain.micro_batch or 'all'} (pretraining), {of_sft} (sft), {scale.rl.micro_batch} (rl)"
     about = f"LoRA of rank {scale.lora.rank}; " if scale.lora else ""
     about += (
         f"of one process of {count}; {'bf16 products over fp32 weights' if mixed else 'fp32'}; micro batches of "

@@ -190,7 +190,7 @@ def study_costs(
     rows += [("checkpoint, as it is", times, cost) for cost, times in measured.items()]
     for recipe in dict.fromkeys(run.recipe for run in runs):
         times = sum(run.recipe == recipe for run in runs)
-        rows.append((recipe, times, run_cost(recipe, scale, shape, lengths)))
+        rows.append((recipe, times, run_cost(recipe, scale.of(recipe), shape, lengths)))
     return rows
 
 
@@ -257,5 +257,6 @@ def disk_bytes(
         rows.append(("states while pretraining", (KEPT_STATES + 1) * 12 * n))
     rows.append(("states while a run trains, at most", (KEPT_STATES + 1) * state * trained))
     rows.append((f"{parents} trained models that other runs start from", 4 * n * parents))
-    rows.append((f"results of {len(runs)} runs", sum(results_bytes(run.recipe, scale, lengths) for run in runs)))
+    kept = sum(results_bytes(run.recipe, scale.of(run.recipe), lengths) for run in runs)
+    rows.append((f"results of {len(runs)} runs", kept))
     return rows

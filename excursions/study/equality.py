@@ -28,7 +28,7 @@ from excursions.results import tables
 from excursions.rollout.engines import start_engine
 from excursions.study import code, provenance
 from excursions.study.one_run import Job, measure, start_model
-from excursions.study.run import Run, about, code_digest, fingerprint
+from excursions.study.run import Run, about, code_digest, fingerprint, state_key
 
 STEPS = 2  # training steps that are done again
 QUESTIONS = 8  # per benchmark, measured again before training
@@ -64,7 +64,7 @@ def show(run: Run, scale: Scale, root: Path) -> str | None:
     code_before = found.get("code", {})
     found["code"] = {
         "digest": code_digest(run, scale),
-        "modules": code.run_modules(run.recipe, scale),
+        "modules": code.run_modules(run.recipe, scale.of(run.recipe)),
         "shown": f"{_again(run)} and {QUESTIONS} questions a benchmark done again, equal {how}",
         "computed_by": code_before.get("computed_by", code_before.get("digest")),
     }
@@ -76,10 +76,11 @@ def show(run: Run, scale: Scale, root: Path) -> str | None:
 def _keep_trained(run: Run, scale: Scale, root: Path, digest_before: str) -> None:
     """The trained weights that other runs start from, if they are there, count as those of the changed code as well:
     else each run that starts from them would train them again."""
-    file, about_it = run.scratch(root) / "trained.safetensors", fingerprint(run, scale, root)
-    model, _ = load_model(run.checkpoint_folder(root))
-    if load_weights(file, model, about_it + digest_before):
-        save_weights(file, model, about_it + code_digest(run, scale))
+    file = run.scratch(root) / "trained.safetensors"
+    if file.is_file():
+        model, _ = load_model(run.checkpoint_folder(root))
+        if load_weights(file, model, fingerprint(run, scale, root) + digest_before):
+            save_weights(file, model, state_key(run, scale, root))
 
 
 def _again(run: Run) -> str:
@@ -90,12 +91,13 @@ def compare(run: Run, scale: Scale, root: Path) -> tuple[str | None, float]:
     """What differs beyond the tolerance, if anything, and the largest difference relative to its number."""
     processes = Processes()
     folder = run.folder(root)
-    outcomes = tables.load_run(folder, "outcomes")
-    log = tables.load_run(folder, "training")
+    outcomes = tables.load_files([folder], "outcomes")
+    log = tables.load_files([folder], "training")
     model, tokenizer = start_model(run, scale, root, processes)
-    with closing(start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
+    seen = scale.of(run.recipe)
+    with closing(start_engine(seen.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
         job = Job(run, scale, root, model, tokenizer, engine, processes)
-        rows, _ = measure(job, make_exam(scale, job.split, QUESTIONS, job.shots))
+        rows, _ = measure(job, make_exam(seen, job.split, QUESTIONS, job.shots))
         largest = 0.0
         before = outcomes[outcomes["step"] == 0].set_index(["benchmark", "question_id"])
         again = pd.DataFrame(rows).set_index(["benchmark", "question_id"])
@@ -105,8 +107,8 @@ def compare(run: Run, scale: Scale, root: Path) -> tuple[str | None, float]:
             if gap.mean() > TOLERANCE:
                 return f"{name} samples before training differ by {gap.mean():.2g} of their number", largest
         if RECIPES[run.recipe].make is None:
-            items = measure_general(processes.plain(model), tokenizer, open_source(scale).general(), processes)
-            share = _changed(items, tables.load_run(folder, "general"))
+            items = measure_general(processes.plain(model), tokenizer, open_source(seen).general(), processes)
+            share = _changed(items, tables.load_files([folder], "general"))
             largest = max(largest, share)
             if share > TOLERANCE:
                 return f"the answers to {share:.1%} of the general items differ", largest

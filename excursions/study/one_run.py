@@ -37,7 +37,7 @@ from excursions.rollout.sampler import Sampler
 from excursions.study import code, provenance
 from excursions.study.card import write_card
 from excursions.study.live import Log
-from excursions.study.run import Run, code_digest, fingerprint, parameters
+from excursions.study.run import Run, code_digest, fingerprint, parameters, state_key
 from excursions.training.recipes import Training, training
 
 SAVE_EVERY = 10  # RL steps between saved states, at least
@@ -49,12 +49,17 @@ class Job:
     """A run with all that it works with."""
 
     run: Run
-    scale: Scale
+    study_scale: Scale
     root: Path
     model: torch.nn.Module  # placed on the processes
     tokenizer: PreTrainedTokenizerBase
     engine: Sampler
     processes: Processes
+
+    @property
+    def scale(self) -> Scale:
+        """The scale as the recipe sees it."""
+        return self.study_scale.of(self.run.recipe)
 
     @property
     def shots(self) -> int:
@@ -68,8 +73,7 @@ class Job:
 
     def training(self) -> Training:
         run = self.run
-        scale = self.scale.of(run.recipe)
-        return training(run.recipe, self.model, self.tokenizer, self.engine, scale, run.seed, self.processes)
+        return training(run.recipe, self.model, self.tokenizer, self.engine, self.scale, run.seed, self.processes)
 
     def progress(self, what: str, total: int, done: int = 0) -> Progress:
         return Progress(f"{self.run.name} {what}", total, done, quiet=not self.processes.is_main)
@@ -83,22 +87,23 @@ def train_run(run: Run, scale: Scale, root: Path, processes: Processes, keep_mod
     """
     use_cores(scale)
     torch.manual_seed(run.seed)
+    seen = scale.of(run.recipe)
     started = time.time()
     scratch = run.scratch(root)
     identity = _identity(run, root)
     with locked(scratch / "lock", run.name) if processes.is_main else nullcontext():
         model, tokenizer = start_model(run, scale, root, processes)
-        with closing(start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
+        with closing(start_engine(seen.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
             job = Job(run, scale, root, model, tokenizer, engine, processes)
             state = _train(job)
         plain = processes.plain(model)
         with job.progress("general benchmarks", 1) as progress:
-            general = measure_general(plain, tokenizer, open_source(scale).general(), processes)
+            general = measure_general(plain, tokenizer, open_source(seen).general(), processes)
             progress.step()
         if processes.is_main:
             about = {
                 "parameters": parameters(run, scale),
-                "engine": asdict(scale.engine),
+                "engine": asdict(seen.engine),
                 "versions": provenance.versions(),
                 "git_commit": provenance.git_commit(root),
                 "dirty": provenance.is_dirty(root),
@@ -108,7 +113,7 @@ def train_run(run: Run, scale: Scale, root: Path, processes: Processes, keep_mod
                 "peak_memory_mb": provenance.peak_memory_mb(),
                 "fingerprint": fingerprint(run, scale, root),
                 "code": {"digest": code_digest(run, scale), "shown": "computed by it",
-                         "modules": code.run_modules(run.recipe, scale)},
+                         "modules": code.run_modules(run.recipe, seen)},
                 "model_sha256": model_digest(plain),
             }  # fmt: skip
             outcomes = pd.DataFrame(state["outcomes"]).assign(**identity)
@@ -116,7 +121,7 @@ def train_run(run: Run, scale: Scale, root: Path, processes: Processes, keep_mod
             folder = run.folder(root)
             tables.write_run(folder, outcomes, general.assign(**identity), log, state["samples"], about)
             if keep_model:
-                save_model(plain, tokenizer, tree.trained_folder(root, *run.cell), scale.pretrain.dtype)
+                save_model(plain, tokenizer, tree.trained_folder(root, *run.cell), seen.pretrain.dtype)
                 write_card(run, about, outcomes, root)
     processes.delete_state(scratch / "state")
 
@@ -139,7 +144,7 @@ def start_model(
     if run.parent is None:
         model, tokenizer = load_model(run.checkpoint_folder(root))
         return processes.place(model, lora, run.seed), tokenizer
-    parent, wanted = run.parent, fingerprint(run.parent, scale, root) + code_digest(run.parent, scale)
+    parent, wanted = run.parent, state_key(run.parent, scale, root)
     file = parent.scratch(root) / "trained.safetensors"
     model, tokenizer = load_model(run.checkpoint_folder(root))
     # The main process looks, for all: two that disagree about a file would wait for each other for ever.
@@ -149,7 +154,8 @@ def start_model(
         return processes.place(model, lora, run.seed), tokenizer
     del model
     model, tokenizer = start_model(parent, scale, root, processes)
-    with closing(start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
+    of_parent = scale.of(parent.recipe).engine
+    with closing(start_engine(of_parent, processes.plain(model), tokenizer, processes.local_rank)) as engine:
         job = Job(parent, scale, root, model, tokenizer, engine, processes)
         work = job.training()
         with job.progress(f"for {run.recipe}", work.steps) as progress:
@@ -166,7 +172,7 @@ def _train(job: Job) -> dict:
     started = time.time()
     work = job.training()
     states = run.scratch(job.root) / "state"
-    wanted = fingerprint(run, scale, job.root) + code_digest(run, scale)
+    wanted = state_key(run, job.study_scale, job.root)
     state = processes.load_state(states, wanted, model, work.optimizers)
     if state is None:
         state = {"fingerprint": wanted, "step": -1, "log": [], "outcomes": [], "samples": [], "seconds": 0.0}
@@ -254,8 +260,8 @@ def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:
 def _save_trained(job: Job) -> None:
     plain = job.processes.plain(job.model)
     if job.processes.is_main:
-        wanted = fingerprint(job.run, job.scale, job.root) + code_digest(job.run, job.scale)
-        save_weights(job.run.scratch(job.root) / "trained.safetensors", plain, wanted)
+        file = job.run.scratch(job.root) / "trained.safetensors"
+        save_weights(file, plain, state_key(job.run, job.study_scale, job.root))
 
 
 def _identity(run: Run, root: Path) -> dict[str, str | int]:

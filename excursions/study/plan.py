@@ -75,9 +75,10 @@ def measure_steps(wanted: Sequence[Run], scale: Scale, root: Path) -> list[str]:
     for recipe in dict.fromkeys(run.recipe for run in wanted if RECIPES[run.recipe].make is not None):
         runs = [run for run in wanted if run.recipe == recipe]
         model, tokenizer = load_model(runs[0].checkpoint_folder(root))
-        model = processes.place(model)
-        with closing(start_engine(scale.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
-            work = training(recipe, model, tokenizer, engine, scale.of(recipe), runs[0].seed, processes)
+        seen = scale.of(recipe)
+        model = processes.place(model, seen.lora, runs[0].seed)
+        with closing(start_engine(seen.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
+            work = training(recipe, model, tokenizer, engine, seen, runs[0].seed, processes)
             started = time.perf_counter()
             work.update(1)
             seconds = time.perf_counter() - started

@@ -214,8 +214,9 @@ def general_flops(shape: Shape, scale: Scale) -> float:
 # ---- memory ----
 
 
-def activation_bytes(shape: Shape, tokens: float, mixed: bool) -> float:
-    """What autograd saves of `tokens` positions, without the logits.
+def activation_bytes(shape: Shape, tokens: float, mixed: bool, again: bool = False) -> float:
+    """What autograd saves of `tokens` positions, without the logits. again: with gradient checkpointing, which keeps
+    the input of each layer (hidden in fp32) and computes the rest of one layer at a time again.
 
     A layer saves of each position: query, key, value and the attention's result (4 hidden), gate, SiLU of it, up and
     their product (4 intermediate), the inputs of the products (2 hidden in fp32; autocast casts for each of the five),
@@ -223,7 +224,8 @@ def activation_bytes(shape: Shape, tokens: float, mixed: bool) -> float:
     """
     size, inputs = (2, 5) if mixed else (4, 2)
     layer = size * ((2 + inputs) * shape.hidden + 2 * shape.keys + 4 * shape.intermediate) + 4 * 8 * shape.hidden
-    return tokens * (shape.layers * layer + (4 * 2 + size) * shape.hidden)
+    layers = shape.layers * 4 * shape.hidden + layer if again else shape.layers * layer
+    return tokens * (layers + (4 * 2 + size) * shape.hidden)
 
 
 def cache_bytes(shape: Shape, tokens: float, size: int) -> float:
@@ -243,6 +245,7 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
     trained, merged = adapters or n, n if adapters else 0
     row = 4 * shape.vocabulary
     sampler = cache = past = 0.0
+    again = False
     tokens: float
     logits: float
     if stage == "pretraining":
@@ -251,11 +254,12 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
         logits = 3 * row * tokens
     else:
         rl, longest = scale.rl, lengths.prompt + scale.rl.max_new_tokens
-        tokens, logits = sft.MICRO_BATCH * longest, 3 * row * sft.MICRO_BATCH * longest
+        tokens = max(longest, scale.sft.micro_batch_tokens or sft.MICRO_BATCH * longest)
+        logits, again = 3 * row * tokens, bool(scale.sft.gradient_checkpointing)
         if stage in ("rl", "parallel"):
             rows = min(rl.micro_batch, math.ceil(rl.questions_per_step * rl.rollouts / processes))
             tokens = rows * rl.max_new_tokens + math.ceil(rows / rl.rollouts) * lengths.prompt
-            logits = 4 * row * rows * rl.max_new_tokens
+            logits, again = 4 * row * rows * rl.max_new_tokens, False
             past = cache_bytes(shape, rows * lengths.prompt, size)  # the prompt's, repeated for each completion
         if scale.engine.name == "vllm":
             sampler, cache = size * n, scale.engine.kv_cache_gb * 2**30
@@ -272,6 +276,6 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
         copies=4 * merged + (2 * n if mixed else 0) + (4 * n if scale.rl.kl and stage in ("rl", "parallel") else 0),
         sampler=sampler,
         cache=cache,
-        activations=activation_bytes(shape, tokens, mixed) + past,
+        activations=activation_bytes(shape, tokens, mixed, again) + past,
         logits=logits,
     )

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -78,20 +79,22 @@ def _pool(todo: list[Run], scale: Scale, root: Path, keep: set[Run]) -> None:
     progress = Progress("runs", len(todo), unit="runs")
     failures, waiting = [], list(todo)
     working: dict[Future, Run] = {}
-    # A new process for each run, so that its peak memory is its own. The server that forks them has imported what they
-    # need and has run nothing, so that a start costs no seconds and no thread of torch is lost in a fork.
+    # A pool of one new process for each run, so that its peak memory is its own, and that one which is killed takes no
+    # other with it. The server that forks them has imported what they need and has run nothing, so that a start costs
+    # no seconds and no thread of torch is lost in a fork.
     context = get_context("forkserver")
     context.set_forkserver_preload(["excursions.study.one_run", "lm_eval.evaluator", "lm_eval.models.huggingface"])
-    with ProcessPoolExecutor(scale.workers, context, end_with, (os.getpid(),), max_tasks_per_child=1) as pool:
-        while waiting or working:
-            pending = {*waiting, *working.values()}
-            ready = [run for run in waiting if not pending & set(_ancestors(run))]
-            for run in ready[: scale.workers - len(working)]:
-                waiting.remove(run)
-                working[pool.submit(_alone, run, scale, root, run in keep)] = run
-            for done in wait(working, return_when=FIRST_COMPLETED).done:
-                failures += _failure(working.pop(done), done)
-                progress.step()
+    while waiting or working:
+        pending = {*waiting, *working.values()}
+        ready = [run for run in waiting if not pending & set(_ancestors(run))]
+        for run in ready[: scale.workers - len(working)]:
+            waiting.remove(run)
+            pool = ProcessPoolExecutor(1, context, end_with, (os.getpid(),))
+            working[pool.submit(_alone, run, scale, root, run in keep)] = run
+            pool.shutdown(wait=False)
+        for done in wait(working, return_when=FIRST_COMPLETED).done:
+            failures += _failure(working.pop(done), done)
+            progress.step()
     if failures:
         raise UserError("\n".join([f"{len(failures)} of {len(todo)} runs failed; the others are complete.", *failures]))
 
@@ -110,6 +113,8 @@ def _failure(run: Run, done: Future) -> list[str]:
     error = done.exception()
     if error is None:
         return []
+    if isinstance(error, BrokenProcessPool):
+        return [f"{run.name}: its process was killed, perhaps for lack of memory; it goes on from its last saved state"]
     if not isinstance(error, UserError | OSError):
         sys.excepthook(type(error), error, error.__traceback__)
     return [f"{run.name}: {error or type(error).__name__}"]

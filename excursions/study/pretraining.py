@@ -33,15 +33,17 @@ def pretrain_suite(scale: Scale, root: Path, scale_name: str, suite: str) -> Non
         if is_first():
             print(f"the suite in {folder} is there already", flush=True)
         return
-    if is_there and is_first():
-        largest = difference(scale, folder)
+    if is_there:
+        largest = difference(scale, folder)  # by all processes together, which find the same
         if largest <= TOLERANCE:
-            how = "exactly" if largest == 0 else f"within {largest:.1g} of each loss"
-            stamp["shown"] = f"{STEPS} training steps done again, equal {how}"
-            write_json(folder / "suite.json", about | {"code": stamp})
-            print(f"the suite in {folder} is there already; its code changed and gives the same ({how})", flush=True)
+            same = "exactly" if largest == 0 else f"within {largest:.1g} of each loss"
+            stamp["shown"] = f"{STEPS} training steps done again, equal {same}"
+            if is_first():
+                write_json(folder / "suite.json", about | {"code": stamp})
+                print(f"the suite in {folder} is there already; its code changed and gives the same ({same})")
             return
-        print(f"the code of the suite in {folder} changed, and its losses by {largest:.2g}: it is trained again")
+        if is_first():
+            print(f"the code of the suite in {folder} changed, and its losses by {largest:.2g}: it is trained again")
     if is_first():
         with locked(scratch / "lock", f"the suite {suite} of {scale_name}"):
             pretrain.pretrain(scale, folder, scratch)

@@ -62,7 +62,8 @@ class Run:
 
 
 def parameters(run: Run, scale: Scale) -> dict[str, dict]:
-    """The blocks of params.yaml that a run depends on. A key that is null changes nothing and is left out."""
+    """The blocks of params.yaml that a run depends on, as its recipe sees them. A key that is null changes nothing and
+    is left out."""
     seen, recipe = scale.of(run.recipe), RECIPES[run.recipe]
     blocks = [*recipe.reads, *(["lora"] if seen.lora and recipe.make else [])]
     return {block: without_nulls(asdict(getattr(seen, block))) for block in blocks}
@@ -75,17 +76,18 @@ def without_nulls(values: dict) -> dict:
 
 def fingerprint(run: Run, scale: Scale, root: Path) -> str:
     """Hash of all that the run depends on but its code: parameters, questions, the checkpoint's files, its parent."""
+    seen = scale.of(run.recipe)
     about: dict[str, object] = {
         "recipe": run.recipe,
         "seed": run.seed,
         "parameters": parameters(run, scale),
-        "engine": [scale.engine.name, scale.engine.importance_cap],
-        "questions": questions_digest(scale),
+        "engine": [seen.engine.name, seen.engine.importance_cap],
+        "questions": questions_digest(seen),
     }
     if run.parent is None:
         folder = run.checkpoint_folder(root)
         files = weight_files(folder)
-        if scale.questions.style is not None and scale.questions.style.chat:
+        if seen.questions.style is not None and seen.questions.style.chat:
             files += [folder / name for name in CHAT_FILES if (folder / name).is_file()]
         about["files"] = {file.name: _digest(file, file.stat().st_mtime_ns) for file in files}
     else:
@@ -100,7 +102,12 @@ def _digest(file: Path, changed: int) -> str:
 
 def code_digest(run: Run, scale: Scale) -> str:
     """Digest of the code that computes the run."""
-    return code.digest(code.run_modules(run.recipe, scale))
+    return code.digest(code.run_modules(run.recipe, scale.of(run.recipe)))
+
+
+def state_key(run: Run, scale: Scale, root: Path) -> str:
+    """What a saved state and the trained weights of a run belong to: all it depends on, and its code."""
+    return fingerprint(run, scale, root) + code_digest(run, scale)
 
 
 def about(run: Run, root: Path) -> dict | None:

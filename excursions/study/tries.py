@@ -111,7 +111,7 @@ def cost_line(runs: Sequence, scale: Scale, root: Path) -> str:
         every += [run.parent] if run.parent and run.parent not in every else []
     first, machine, shape = runs[0], costs.find_machine(scale), planning.model_shape(scale)
     lengths = costs.find_lengths(scale, root, first.scale, first.suite)
-    stages = costs.study_costs(every, scale.of(first.recipe), shape, lengths, pretrained=True)
+    stages = costs.study_costs(every, scale, shape, lengths, pretrained=True)
     flops, hours = costs.totals(stages, machine)
     names = ", ".join(run.name for run in runs)
     return f"{names}: about {flops:.1e} FLOPs, {hours:.2g} {machine.device}-hours"

@@ -92,14 +92,9 @@ def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> Fig
 
 def _rollouts(rows: Sequence[Sequence[Axes]], ours: pd.DataFrame) -> None:
     theirs = reference.raw("rollouts")
-    theirs = theirs[theirs["metric"] == "pass@1"].rename(
+    theirs = reference.finish(theirs[theirs["metric"] == "pass@1"]).rename(
         columns={"split": "role", "n_rollouts": "rollouts", "samples_seen": "questions", "flops_axis_value": "answers"}
     )
-    half = reference.half_width(
-        theirs["value_percent"], pd.Series(reference.QUESTIONS["gsm8k"], theirs.index), theirs["abs_error_pp"]
-    )
-    theirs = theirs.assign(estimate=theirs["value_percent"], ci_low=theirs["value_percent"] - half)
-    theirs = theirs.assign(ci_high=theirs["value_percent"] + half)
     for row, table in zip(rows, (ours, theirs), strict=True):
         for axes, (role, x) in zip(
             row, [(r, x) for r in ("easy", "hard") for x in ("questions", "answers")], strict=True
@@ -121,11 +116,7 @@ def _rollouts(rows: Sequence[Sequence[Axes]], ours: pd.DataFrame) -> None:
 
 
 def _shots(rows: Sequence[Sequence[Axes]], ours: pd.DataFrame) -> None:
-    table = reference.raw("shots").rename(columns={"pretrain_tokens_b": "tokens_b", "n_shots": "value"})
-    half = reference.half_width(
-        table["value_percent"], table["benchmark"].map(reference.QUESTIONS), table["abs_error_pp"]
-    )
-    theirs = reference.finish(table, half).assign(role="easy", k=table["metric"].str.removeprefix("pass@").astype(int))
+    theirs = reference.finish(reference.raw("shots")).rename(columns={"n_shots": "value"}).assign(role="easy")
     for row, points in zip(rows, (ours, theirs), strict=True):
         _over_tokens(row, points[points["role"] == "easy"], "{:.0f}-shot")
     for column in range(3):
@@ -135,14 +126,10 @@ def _shots(rows: Sequence[Sequence[Axes]], ours: pd.DataFrame) -> None:
 
 
 def _epochs(row: Sequence[Axes]) -> None:
-    table = reference.raw("curves").rename(columns={"pretrain_tokens_b": "tokens_b"})
+    table = reference.raw("curves")
     epochs = {"gsm8k_sft_5epoch_2026-02": 5, reference.FEBRUARY: 10}
     table = table[table["figure"].isin(epochs) & (table["recipe"] == "sft")]
-    half = reference.half_width(
-        table["value_percent"], table["benchmark"].map(reference.QUESTIONS), table["abs_error_pp"]
-    )
-    points = reference.finish(table, half).assign(k=table["metric"].str.removeprefix("pass@").astype(int))
-    points = points.assign(value=points["figure"].map(epochs))
+    points = reference.finish(table).assign(value=table["figure"].map(epochs))
     _over_tokens(row, points, "{:.0f} epochs")
     share_y(row, SOLVED)
     tokens_axis(row, [points["chinchilla"]])

@@ -259,13 +259,8 @@ def _with_x(table: pd.DataFrame) -> pd.DataFrame:
 def _published() -> pd.DataFrame:
     """The paper's curves, with base 0-shot on GSM8K."""
     table = reference.pass_at_k()
-    shots = reference.raw("shots").rename(columns={"pretrain_tokens_b": "tokens_b"})
-    shots = shots[shots["n_shots"] == 0]
-    half = reference.half_width(
-        shots["value_percent"], shots["benchmark"].map(reference.QUESTIONS), shots["abs_error_pp"]
-    )
-    zero = reference.finish(shots, half).assign(recipe=ZERO_SHOT, role="easy", note="")
-    zero["k"] = zero["metric"].str.removeprefix("pass@").astype(int)
+    shots = reference.raw("shots")
+    zero = reference.finish(shots[shots["n_shots"] == 0]).assign(recipe=ZERO_SHOT, role="easy", note="")
     return pd.concat([table, zero[[name for name in table.columns if name in zero]]]).assign(
         x=lambda t: t["chinchilla"]
     )

@@ -45,21 +45,23 @@ def sharpening_or_expansion(dynamics: pd.DataFrame, logs: pd.DataFrame, changes:
     """
     names = curves.checkpoints(dynamics)
     multiple = dynamics.groupby(dynamics["checkpoint"].astype(str))["chinchilla"].first()
-    focus = (multiple - PAPERS_MULTIPLE).abs().idxmin()
+    focus = (multiple - PAPERS_MULTIPLE).abs().idxmin() if names else ""
     here = dynamics[dynamics["checkpoint"] == focus]
-    scale, asked = here["scale"].iloc[0], here["n_questions"].max()
+    scale = here["scale"].iloc[0] if names else "nothing measured yet"
+    asked = f" (here {here['n_questions'].max():.0f})" if names else ""
     note = (
-        f"All points of a checkpoint: the same questions at every step (here {asked:.0f}). Shaded: 95% interval over "
+        f"All points of a checkpoint: the same questions at every step{asked}. Shaded: 95% interval over "
         "them and training seeds. Base is few-shot, 0-shot is where direct RL starts. The paper's SFT here is on "
         "several solutions per question. Below: RL steps from 0; open circles at the left: base few-shot. "
     )
-    about = f"checkpoint {focus}, {multiple[focus]:.2f}× Chinchilla-optimal, easy problems"
-    bands = [Band(f"this study ({scale}): {about}", False, 2, 1.9, 1.1, 0.75)]
+    about = f": checkpoint {focus}, {multiple[focus]:.2f}× Chinchilla-optimal, easy problems" if names else ""
+    bands = [Band(f"this study ({scale}){about}", False, 2, 1.9, 1.1, 0.75)]
     bands += [
         Band("paper (OLMo2 1B): checkpoint of 14B tokens, 0.7× Chinchilla-optimal, GSM8K", True, 2, 1.9, 1.1, 0.75)
     ]
-    bands += [Band(f"this study ({scale}): every checkpoint, easy problems", False, len(names), 1.4, 0.45)]
-    bands += [Band("", False, len(names), 0.9, 0.45), Band("", False, len(names), 0.9, 0.45)]
+    columns = max(len(names), 1)
+    bands += [Band(f"this study ({scale}): every checkpoint, easy problems", False, columns, 1.4, 0.45)]
+    bands += [Band("", False, columns, 0.9, 0.45), Band("", False, columns, 0.9, 0.45)]
     title = headlines.sharpening_or_expansion(changes)[0]
     figure, rows = page(title, note, bands, list(NAMES)[::-1], [*PASS, SEEDS])
     theirs = reference.dynamics().assign(ci_low=lambda t: t["estimate"], ci_high=lambda t: t["estimate"])
@@ -76,6 +78,8 @@ def sharpening_or_expansion(dynamics: pd.DataFrame, logs: pd.DataFrame, changes:
         rows[2][column].set_title(f"{multiple[name]:.2g}×", loc="left")
         for row, what in ((rows[3], "reward"), (rows[4], "entropy")):
             _log(row[column], logs[logs["checkpoint"] == name], what)
+    for axes in [] if names else [row[0] for row in rows[2:]]:
+        nothing(axes)
     for row, label in zip(rows[2:], (SOLVED, "reward (%)", "entropy (nats)"), strict=True):
         share_y(row, label)
         for axes in row:
@@ -222,9 +226,7 @@ def reward_gaming(points: pd.DataFrame) -> Figure:
     )
     note += curves.missing(points[points["is_last"]], recipes)
     bands = [Band(f"this study ({scale}): after training", False, 3, 1.8)]
-    bands += [
-        Band(f"along direct RL: {words}", False, max(len(names), 1), 1.3, 0.45) for words in ("right and derived",)
-    ]
+    bands += [Band("along direct RL: right and derived", False, max(len(names), 1), 1.3, 0.45)]
     bands += [Band("along RL after SFT: right and derived", False, max(len(names), 1), 1.3, 0.45)]
     dashes = [Line2D([], [], color=GREY, ls=ls, label=label) for ls, label in (("-", "right"), (":", "derived"))]
     figure, rows = page(headlines.reward_gaming(points)[0], note, bands, recipes, dashes)

@@ -6,9 +6,7 @@ A page needs no network and no server. Its links are relative, so that it works 
 from __future__ import annotations
 
 import functools
-import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -16,6 +14,7 @@ from markupsafe import Markup
 
 from excursions.files import whole_file
 from excursions.findings import claims
+from excursions.findings.claims import Claim
 
 FOLDER = Path(__file__).parent
 PAGES = ("checkpoints", *claims.FIGURES, "phase_map", "combination", "claims", "explorer", "samples")
@@ -33,34 +32,33 @@ def title(name: str) -> str:
     return re.sub(r"\bRl\b", "RL", name.replace("_", " ").capitalize().replace(" rl", " RL"))
 
 
-def effect(claim: Mapping[str, object], what: str = "") -> str:
+def effect(claim: Claim, what: str = "") -> str:
     """An effect with its interval in words, for example "+3.2 points [1.0, 5.4]"; empty where nothing was measured.
 
     what: "published_" for the paper's own numbers.
     """
-    value, low, high = (claim[f"{what}{key}"] for key in ("effect", "ci_low", "ci_high"))
+    value, low, high = (getattr(claim, f"{what}{key}") for key in ("effect", "ci_low", "ci_high"))
     if value is None:
         return ""
     return f"{value:+.1f} points" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
 
 
-def answer(found: list[dict]) -> list[str]:
+def answer(found: list[Claim]) -> list[str]:
     """What came out for the claims of one result, in two sentences: its first claim, and the count of verdicts."""
     first = found[0]
     measured = f" ({effect(first)}, 95% interval)" if effect(first) else ""
-    counts = {verdict: sum(claim["verdict"] == verdict for claim in found) for verdict in MARKS}
+    counts = {verdict: sum(claim.verdict == verdict for claim in found) for verdict in MARKS}
     counted = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
     of = "The one sentence" if len(found) == 1 else f"Of {len(found)} sentences"
     return [
-        f"“{first['claim'].rstrip('.')}”: {first['verdict']} here{measured}.",
+        f"“{first.claim.rstrip('.')}”: {first.verdict} here{measured}.",
         f"{of} of the paper that {'is' if len(found) == 1 else 'are'} tested on this page: {counted}.",
     ]
 
 
-def claims_of(root: Path, scale: str, name: str) -> list[dict]:
+def claims_of(root: Path, scale: str, name: str) -> list[Claim]:
     """The claims that the notebook of a page has written; none if it has not, or has none."""
-    file = claims.claims_file(root, scale, name)
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    return claims.load_claims_of(root, scale, name) if claims.claims_file(root, scale, name).is_file() else []
 
 
 @functools.cache
@@ -73,5 +71,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"title_of": title, "effect": effect, "answer": answer}
-    made.globals |= {"PAGES": PAGES, "MARKS": MARKS, "file": lambda name: Markup((FOLDER / name).read_text("utf-8"))}
+    made.globals |= {
+        "PAGES": PAGES,
+        "MARKS": MARKS,
+        "REACH": claims.REACH,
+        "file": lambda name: Markup((FOLDER / name).read_text("utf-8")),
+    }
     return made

@@ -144,8 +144,10 @@ function start() {
   behind.hidden = !claim;
   if (!claim) return draw({ recipe: Object.keys(data.recipes).join(","), ...asked });
   behind.replaceChildren("Rows behind the claim ", element("a", claim.claim, { href: `${claim.page}.html#${asked.claim}` }));
+  const [suite, ...others] = claim.suites;
+  if (others.length) behind.append(`. It compares suites: ${suite} is chosen, see ${others.join(", ")} as well`);
   const benchmark = claim.measure.startsWith("general") ? "average" : data.roles[claim.role] ?? "";
-  draw({ axis: "tokens", measure: claim.measure, benchmark, k: String(claim.k), recipe: claim.recipes.join(","), seed: "all", claim: asked.claim });
+  draw({ axis: claim.axis, measure: claim.measure, benchmark, k: String(claim.k), suite, checkpoint: claim.checkpoint, recipe: claim.recipes.join(","), seed: claim.axis === "steps" ? "each" : "all", claim: asked.claim });
 }
 
 for (const [name, [label, color]] of Object.entries(data.recipes)) {

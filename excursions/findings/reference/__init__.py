@@ -11,6 +11,7 @@ is paired.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -75,19 +76,17 @@ def pass_at_k() -> pd.DataFrame:
     """
     table = raw("curves")
     wanted = pd.Series(zip(table["benchmark"], table["recipe"], strict=True)).map(FIGURES)
-    table = table[table["figure"] == wanted].rename(columns={"pretrain_tokens_b": "tokens_b"})
+    table = finish(table[table["figure"] == wanted])
     pairs = list(zip(table["benchmark"], table["recipe"], strict=True))
     table = table.assign(
         role=table["benchmark"].map(ROLES),
-        k=table["metric"].str.removeprefix("pass@").astype(int),
         note=[NOTES.get(pair, "") for pair in pairs],
     )
     early_rl = (table["recipe"] == "rl") & (table["role"] == "easy") & (table["tokens_b"] <= EARLY_B)
     table.loc[early_rl, "note"] = "early points of rl are the best of 4 seeds"
-    half = half_width(table["value_percent"], table["benchmark"].map(QUESTIONS), table["abs_error_pp"])
     columns = ["role", "benchmark", "k", "recipe", "checkpoint", "tokens_b", "chinchilla"]
     columns += ["estimate", "half_width", "ci_low", "ci_high", "figure", "note"]
-    return finish(table, half)[columns].sort_values(["role", "k", "recipe", "tokens_b"], ignore_index=True)
+    return table[columns].sort_values(["role", "k", "recipe", "tokens_b"], ignore_index=True)
 
 
 @functools.cache
@@ -99,7 +98,7 @@ def general() -> pd.DataFrame:
     figure. The half-width assumes 1000 items a benchmark (500 for OpenBookQA), which values on a grid of 0.1
     (0.2) suggest; the full sets are larger.
     """
-    table = raw("general").rename(columns={"pretrain_tokens_b": "tokens_b"})
+    table = raw("general").copy()
     names = {"avg6": "average", "avg5_without_arc_challenge": "average5"}
     table["benchmark"] = table["benchmark"].replace(names)
     members = {name: [name] for name in GENERAL} | {
@@ -111,10 +110,9 @@ def general() -> pd.DataFrame:
         name: len(parts) ** 2 / sum(1 / (500 if part == "openbookqa" else 1000) for part in parts)
         for name, parts in members.items()
     }
-    half = half_width(table["value_percent"], table["benchmark"].map(items), table["abs_error_pp"])
     columns = ["benchmark", "recipe", "checkpoint", "tokens_b", "chinchilla"]
     columns += ["estimate", "half_width", "ci_low", "ci_high", "figure"]
-    return finish(table, half)[columns].sort_values(["benchmark", "recipe", "tokens_b"], ignore_index=True)
+    return finish(table, items)[columns].sort_values(["benchmark", "recipe", "tokens_b"], ignore_index=True)
 
 
 @functools.cache
@@ -167,29 +165,27 @@ def seeds() -> pd.DataFrame:
     Columns: tokens_b, seed_kind, rl_step, metric (pass@1, pass@32, val_reward), estimate, half_width, error
     (of reading). The half-width takes each test question as one trial; it is not meant for val_reward.
     """
-    names = {"pretrain_tokens_b": "tokens_b", "value_percent": "estimate", "abs_error_pp": "error"}
-    table = raw("seeds").rename(columns=names)
-    trials = pd.Series(QUESTIONS["gsm8k"], index=table.index)
-    table["half_width"] = half_width(table["estimate"], trials, table["error"])
+    table = finish(raw("seeds")).rename(columns={"abs_error_pp": "error"})
     return table[["tokens_b", "seed_kind", "rl_step", "metric", "estimate", "half_width", "error"]]
 
 
-def half_width(percent: pd.Series, trials: pd.Series, error_pp: pd.Series) -> pd.Series:
-    """Half of a 95% interval, in points: binomial for so many trials, with the error of reading added in
-    squares.
+def finish(table: pd.DataFrame, trials: Mapping[str, float] = QUESTIONS) -> pd.DataFrame:
+    """Raw rows with estimate, half_width, ci_low and ci_high in percent, k where they are of pass@k, and tokens_b,
+    checkpoint and chinchilla where they name tokens.
+
+    The half-width is binomial, for so many trials of the row's benchmark (GSM8K where it has none), with the error of
+    reading added in squares.
     """
-    share = percent / 100
-    return np.hypot(100 * NORMAL_95 * np.sqrt(share * (1 - share) / trials), error_pp)
-
-
-def finish(table: pd.DataFrame, half_width: pd.Series) -> pd.DataFrame:
-    """A table of tokens_b and value_percent with checkpoint, chinchilla, estimate and its interval."""
-    percent = 100 * table["tokens_b"] / TOTAL_TOKENS_B
-    return table.assign(
-        checkpoint="p" + percent.astype(int).astype(str).str.zfill(2),
-        chinchilla=table["tokens_b"] / CHINCHILLA_B,
-        estimate=table["value_percent"],
-        half_width=half_width,
-        ci_low=(table["value_percent"] - half_width).clip(lower=0),
-        ci_high=(table["value_percent"] + half_width).clip(upper=100),
-    )
+    estimate, share = table["value_percent"], table["value_percent"] / 100
+    of_row = table["benchmark"].map(trials) if "benchmark" in table else trials["gsm8k"]
+    half = np.hypot(100 * NORMAL_95 * np.sqrt(share * (1 - share) / of_row), table["abs_error_pp"])
+    low, high = (estimate - half).clip(lower=0), (estimate + half).clip(upper=100)
+    table = table.assign(estimate=estimate, half_width=half, ci_low=low, ci_high=high)
+    if "metric" in table and table["metric"].str.startswith("pass@").all():
+        table["k"] = table["metric"].str.removeprefix("pass@").astype(int)
+    if "pretrain_tokens_b" in table:
+        table = table.rename(columns={"pretrain_tokens_b": "tokens_b"})
+        percent = 100 * table["tokens_b"] / TOTAL_TOKENS_B
+        table["checkpoint"] = "p" + percent.astype(int).astype(str).str.zfill(2)
+        table["chinchilla"] = table["tokens_b"] / CHINCHILLA_B
+    return table
