@@ -22,7 +22,7 @@ LOCK = (ROOT / "requirements.lock").read_text()
 # Used as programs or by other libraries, not imported by the package.
 PROGRAMS = {"dvc", "ipykernel", "jupyterlab"}
 # Where the name in `import` is not the package's.
-PACKAGE_OF = {"yaml": "pyyaml", "ruamel": "ruamel.yaml"}
+PACKAGE_OF = {"yaml": "pyyaml", "ruamel": "ruamel.yaml", "PIL": "pillow"}
 
 
 def lock_lines() -> list[str]:

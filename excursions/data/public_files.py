@@ -105,6 +105,8 @@ def _json_rows(source: str) -> Iterator[tuple[str, dict]]:
                 ) from None
             if number == 1 and text.startswith("["):
                 for item, row in enumerate(json.loads(text + b"".join(lines).decode("utf-8")), start=1):
+                    if not isinstance(row, dict):
+                        raise UserError(f"{source}, item {item}: found {row!r:.80}; accepted: a JSON object each.")
                     yield f"item {item}", row
                 return
             if not text:

@@ -6,6 +6,7 @@ on a window, a user's matplotlibrc or the order in which figures are made.
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from PIL import Image
 
 from excursions.files import whole_file
 from excursions.recipes import RECIPES
@@ -79,9 +81,14 @@ styled = matplotlib.style.context(_STYLE, after_reset=True)  # what it decorates
 def save(figure: Figure, path: Path | str) -> None:
     """Writes path.svg and path.png, each whole or not at all; the same figure gives the same bytes."""
     path = Path(path)
-    for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-        with whole_file(path.with_name(f"{path.name}.{kind}")) as temporary:
-            figure.savefig(temporary, format=kind, metadata=metadata)
+    with whole_file(path.with_name(f"{path.name}.svg")) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    with whole_file(path.with_name(f"{path.name}.png")) as temporary, Image.open(drawn) as image:
+        # 256 colours are enough for a chart, and a third of the bytes that each new figure adds to the repository
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        few.save(temporary, "PNG", optimize=True)
 
 
 class Band(NamedTuple):
