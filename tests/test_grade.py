@@ -189,7 +189,8 @@ WRONG = {  # gold -> answers that a prefix, a guess or a tolerance would make ri
     "|1!2|1 & 2|1 vs 2|1 score|1^2+1|1 -> 2|10^{-400}",
     "10": "10^3|10**3|10³|10^{3}|10!|10_2|10 million|10e2",
     "17": "17 or 18 or 19|17;18;19|17 , 18 , 19|17, 18|17 and 18|17 18 19|17 (or 18)|17/18/19|17-19|17\\lor18"
-    "|17 and a half|17½|17 \\text{ or } 18|either 17 or 18|17.18.19|17 => 18|\\{17, 18\\}|17 \\quad 18",
+    "|17 and a half|17½|17 \\text{ or } 18|either 17 or 18|17.18.19|17 => 18|\\{17, 18\\}|17 \\quad 18"
+    "|17 ≈ 18|17 \\approx 18|17 (18)",
     "18": "17 or 18|17;18|17 18|17, 18|17 & 18|17 and 18|16 17 18|17 then 18|17 (18)|17 -> 18|17 \\lor 18",
     "70": "70.000,00|70 000|70,000|70k|70 thousand|70\u2009000|70{,}000",
     "1234": "$1,234.56USD|1234.56 USD|1,234k",
@@ -216,6 +217,11 @@ WRONG = {  # gold -> answers that a prefix, a guess or a tolerance would make ri
     "x=2": "x=1 or x=2|x=1",
     "9\\text{ a.m.}": "9 p.m.|9\\text{ p.m.}",
     "1:2": "1|2|1:3",
+    "\\frac{1}{2}": "\\frac13 = \\frac12|\\frac12 \\approx 0.6|0.\\overline{5}",
+    "2\\sqrt{3}": "5 = 2\\sqrt{3}",
+    "(3, \\frac{\\pi}{2})": "[3,\\frac{\\pi}{2}]|\\{3,\\frac{\\pi}{2}\\}|(3, \\frac{\\pi}{2}]",
+    "0.\\overline{3}": "0.3|0.333|0.\\overline{4}|0.(4)|3",
+    "2004!": "2004!!",
 }
 RIGHT = {
     "1.75": "1.75kg|1.75 kg|7/4|$1.75|1 3/4|1¾",
@@ -249,6 +255,21 @@ RIGHT = {
     "12": "12 km/h|12 m/s|12°|12 °C|12 apples left|Tom has 12 apples|x = 12|12.|**12**|(12)|12 cm²|12\\text{ cm}^2"
     "|≈ 12|Total: 12|12 times|12 (apples)|12 kWh|12个",
     "100000/3": "33333.3333|33333 1/3",
+    "1/3": "0.\\overline{3}|0.\\bar{3}|0.\\bar3|0.(3)|33.\\overline{3}\\%|\\frac13 = 0.\\overline{3}",
+    "7/3": "2.\\overline{3}|2.(3)",
+    "1/6": "0.1\\overline{6}|.1\\overline{6}",
+    "18": "\\boldsymbol{18}|\\bold{18}|\\underline{18}|\\color{red}{18}|\\textcolor{red}{18}|\\Large 18|\\hspace{2pt}18"
+    "|18^\\circ C|18 \\hbox{ cm}|18\\frac{m}{s}|18 \\frac{\\text{km}}{\\text{h}}|\\text{(B) }18|\\textbf{(B)}\\ 18"
+    "|<b>18</b>|18</answer>|**18** dollars|18 T-shirts|18 boxes (large)|18[/INST]|12+6=<<12+6=18>>18|180 * 10% = 18",
+    "0.5": "\\sfrac{1}{2}|\\nicefrac{1}{2}|\\frac12 = 0.5|1/2 ≈ 0.5",
+    "0.00012": "1.2 x 10^(-4)",
+    "3.33": "10/3 ≈ 3.33",
+    "(3, \\frac{\\pi}{2})": "(3, \\frac\\pi2)|\\bigl(3, \\frac{\\pi}{2}\\bigr)|(3,~\\frac{\\pi}{2})",
+    "\\{1,2,3\\}": "\\lbrace 1,2,3 \\rbrace",
+    "\\emptyset": "\\varnothing",
+    "\\mathbb{R}": "ℝ|\\mathbb R",
+    "(-\\infty,2)\\cup(3,\\infty)": "(-\\infty,2)\\bigcup(3,\\infty)",
+    "2\\sqrt{3}\\,": "2\\sqrt{3} \\approx 3.46",
 }
 FORMS = ("#### {}", "so it is\n#### {}\n", "\\boxed{{{}}}", "{}")
 
@@ -281,6 +302,29 @@ def test_what_ends_a_stated_answer_is_no_part_of_it_and_nothing_else_is_cut():
     assert is_correct("The answer is **5**.", "5") and is_correct("The answer is 5. So 3 are left.", "5")
     assert not is_correct("The answer is 5**2.", "5")
     assert is_correct("#### 17\n#### Approach 2: the other way", "17", marked_only=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [
+        ("The answer is $\\$18$. He paid $\\$5$.", "18"),
+        ("The answer is: $17\n(12 + 5 = $17)", "17"),
+        ("\\boxed{17}. As asked, I use the \\boxed{\\square} format", "17"),
+        ("\\boxed{17}, not \\boxed{\\phantom{0}}", "17"),
+        ("The answer is option B.", "B"),
+        ("The answer is $2$ and $3$.", "2,3"),
+        ("The answer is $2$, $3$.", "2,3"),
+        ("#### Calculate 3 × 4\nHe has 12 and 5 more.\n\nThe answer is 17.", "17"),
+        ("#### Using $x = 3$\nHe has 12 and 5 more.\n\nThe answer is 17.", "17"),
+        ("#### **Answer:** 17", "17"),
+    ],
+)
+def test_what_is_around_an_answer_is_no_part_of_it(text, gold):
+    assert is_correct(text, gold, marked_only=True)
+
+
+def test_a_case_is_no_answer():
+    assert not is_correct("#### Case $n=1$", "1") and is_correct("#### $n=1$", "1")
 
 
 def test_guesses_between_bars_earn_nothing():

@@ -71,7 +71,8 @@ def answers(
     """
     places: dict[tuple[int, ...], list[int]] = {}
     for i, (context, continuation) in enumerate(asked):
-        places.setdefault(tuple(context[-(max_length + 1 - len(continuation)) :]), []).append(i)
+        fits = max(0, max_length + 1 - len(continuation))
+        places.setdefault(tuple(context[max(0, len(context) - fits) :]), []).append(i)
     batches, rows = [[]], 0  # type: list[list], int
     for context in sorted(places, key=len):  # type: ignore[assignment]  # keys from here on; of like length: little padding
         if rows >= batch_size:

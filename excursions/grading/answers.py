@@ -32,7 +32,9 @@ _BOX = re.compile(
     r"\\{1,2}(?:boxed|fbox)(?:\s{0,9}(\{)|\s{0,9}([-+]?\$?[\d.,/]{0,99}\d%?(?!\w)|[A-Za-z](?=\$)))|\\.|[{}]", re.DOTALL
 )
 _PLACEHOLDER = re.compile(
-    r"(?:\\(?:text|ldots|dots|cdots|cdot|ddots)\b|[.…\s{}?#*_]|(?:your|the|final|answer|here|result)\b)*", re.IGNORECASE
+    r"(?:\\(?:text|ldots|dots|cdots|cdot|ddots|square|Box|_)(?![A-Za-z])|\\(?:[hv]?phantom|hspace) ?\{[^{}]{0,40}\}"
+    r"|[.…\s{}?#*_]|(?:your|the|final|answer|here|result)\b)*",
+    re.IGNORECASE,
 )
 _JOINED = re.compile(r"(?:[^\n]{0,60}(?:,|;|\band\b|\bor\b))?[^A-Za-z0-9\n]{0,10}")
 _LATEX_GLUE = re.compile(r"\\(?:text|mbox|quad|qquad)\b")
@@ -41,13 +43,21 @@ _STEP = re.compile(
     r"\W{0,3}(?:\d{1,3}[.):] [A-Za-z]"
     r"|(?i:step|part|case|question|problem|method|solution|example|day|stage|approach|phase) ?\d{1,3} ?(?![\d.,]))"
 )
+_DOING = re.compile(  # "Calculate 3 * 4", "Using $x = 3$"
+    r"(?:the )?(?:using|use|calculate|compute|find|solve|let|consider|given|case|part|step|add|subtract|multiply|divide"
+    r"|substitute|simplify|check|verify|if|when|for|since|first|then|now)\b",
+    re.IGNORECASE,
+)
 _SENTENCE_END = re.compile(r" [.!?](?: |$)|(?<=[^\s.])[.!?] (?=[A-Z])")
 _STATED = re.compile(r"\banswer\b[^\n.:=$]{0,40}?(?:\bis\b|[:=])[\s:*]{0,20}", re.IGNORECASE)
 _STATED_END = re.compile(r"\n|[.!?](?:\s|$)|\*\*(?!\s?\d)")
 _MORE_GUESSES = re.compile(r"[\s.,;:|!?]*\d[\d\s.,;:|!?$%-]*")  # what follows an answer, where it is numbers alone
-_CHOICE = re.compile(r"\(?([A-J])\)?(?:[.,:;)]\s|$)")
+_CHOICE = re.compile(r"(?:(?i:option|choice|letter) )?\(?([A-J])\)?(?:[.,:;)](?:\s|$)|$)")
 _LETTERED = re.compile(r"^A:[ \t]*(\S.*)$", re.MULTILINE)
-_DELIMITED = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+# A dollar sign that is escaped, or before a number on another line or after a space, is money.
+_INLINE = r"\$((?:\\.|[^$\\\n])+)(?<! )\$(?!\d)"
+_DELIMITED = re.compile(rf"\$\$(.+?)\$\$|{_INLINE}|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+_SEVERAL = re.compile(rf"{_INLINE}(?:(?:,|,? (?:and|or)) {_INLINE}){{1,5}}(?=[.\s]|$)")
 
 
 class Marked(NamedTuple):
@@ -136,7 +146,9 @@ def _is_heading(line: str, last: bool) -> bool:
         return False
     if read_number(line) is not None or not unwrapped(line)[:1].isalpha():
         return False
-    return len(line.split()) > 5 or line.endswith(":") or ": " in line or (not last and not re.search(r"[\d\\=]", line))
+    if len(line.split()) > 5 or line.endswith(":") or ": " in line:
+        return True
+    return not last and (not re.search(r"[\d\\=]", line) or _DOING.match(line) is not None)
 
 
 def _stated(text: str) -> _Found:
@@ -154,6 +166,8 @@ def _stated(text: str) -> _Found:
 
 
 def _sentence(rest: str) -> str:
+    if several := _SEVERAL.match(rest):
+        return several.group().replace("$", "")
     formula = _DELIMITED.match(rest)
     choice = _CHOICE.match(rest)
     if formula is not None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from typing import NamedTuple
 from excursions.grading import math_worker
 from excursions.grading.answers import LONGEST_ANSWER, Marked, extract_answer, marked_answer
 from excursions.grading.numerals import (
+    LABELS,
     Numeral,
     changing_words,
     plain_signs,
@@ -119,7 +121,7 @@ def _integers(answer: str) -> tuple[int, ...] | None:
 
 
 def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool = True) -> bool:
-    answer = reading.answer
+    answer = _CALCULATED.sub("", reading.answer)
     if not answer or not gold.text:
         return False
     if answer == gold.text:
@@ -142,13 +144,39 @@ def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool =
     based, target_based = _BASED.fullmatch(answer), _BASED.fullmatch(target)
     if based or target_based:  # math-verify does not see it
         return bool(based and target_based) and _base_and_digits(based) == _base_and_digits(target_based)  # type: ignore[arg-type]  # both match here
+    if _other_brackets(answer, target) or answer.count("!!") != target.count("!!"):
+        return False  # an interval with other ends, a set and not a pair, a double factorial: the same to math-verify
     saying = len(answer) <= LONGEST_SAYING and not _CLAUSE.search(answer)
+    parts, rounded = _CHAIN.split(answer), "\\approx" in answer
+    if (marked or saying) and len(parts) > 1 and _CONSTANT.fullmatch(parts[0]) and not _CHAIN.search(target):
+        numbers = [read_number(part) for part in parts]
+        if not _one_value(parts, rounded):
+            return False
+        if gold.number is not None and None not in numbers:
+            return any(same_number(number, gold.number) for number in numbers if number is not None)
+        if not (rounded or math_worker.verify(_for_parser(parts[0]), _for_parser(target), time_limit)):
+            return False
     if marked or (saying and (changing_words(answer) or not answer[0].isalpha())):
         if not (_is_formula(answer, reading.hashed) if gold.number is not None else _is_alike(answer, target)):
             return False
         if _DOTS.search(answer) or _DOTS.search(target):
             return _same_sequence(answer, target, time_limit)
     return math_worker.verify(_for_parser(answer), _for_parser(target), time_limit)
+
+
+def _other_brackets(answer: str, gold: str) -> bool:
+    """Whether two lists, each in one pair of brackets, stand in other brackets."""
+    pairs = [found for found in map(_OUTER.fullmatch, (answer, gold)) if found and "," in found[2]]
+    return len(pairs) == 2 and pairs[0].group(1, 3) != pairs[1].group(1, 3)
+
+
+def _one_value(parts: list[str], rounded: bool) -> bool:
+    """Whether the numbers of a chain such as \\frac12 = 0.5 or 10/3 \\approx 3.33 are one, as far as their decimals go.
+    rounded: the chain says so itself; then a whole number may round as well."""
+    values = [number.value for number in map(read_number, parts) if number is not None]
+    typed = [part.partition(".")[2].strip() for part in parts if "." in part or (rounded and part.strip().isdigit())]
+    half = Fraction(1, 2 * 10 ** min(map(len, typed))) if typed else 0
+    return not values or max(values) - min(values) <= half
 
 
 def _same_sequence(answer: str, gold: str, time_limit: float) -> bool:
@@ -180,13 +208,19 @@ _GUESSES = re.compile(
     r";|\d ?[|:?&@#] ?[-$]?\d|\d [-$]?\d|\d[A-Za-z]+\d|[-+*/]$|[\"&@#?]|[-=]>"
     r"|\\(?:mid|vert|pm|mp|lor|vee|land|wedge|to|[Rr]ightarrow|implies)(?![a-z])"
 )
-_SUM = re.compile(r"[-+*/().\d, ]+")
+_CALCULATED = re.compile(r"<<[^<>]{0,200}>>")  # GSM8K's marks for a calculator
+_OUTER = re.compile(r"(?:\\left ?)?(\\\{|[(\[])((?:[^()\[\]\\]|\\(?![{}]|right))*)(?:\\right ?)?(\\\}|[)\]])")
+_CHAIN = re.compile(r"(?<![<>!=])=(?!=)|\\approx\b ?")
+_CONSTANT = re.compile(r"(?=.*\d)(?:[-+*/()^{}\d.,!% ]|\\(?:[dt]?frac|sqrt|cdot|times|pi|left|right)(?![A-Za-z]))+")
+_SUM = re.compile(r"[-+*/().%\d, ]+")
 _MATHEMATICS = re.compile(r"[-=+*/^()\\!]")
 
 
 def _is_formula(answer: str, hashed: bool) -> bool:
     """Whether an answer that states no number may be a formula with a number's value: no guesses, no saying."""
     answer = _SPACE.sub(" ", _FONT.sub(" ", answer.strip("$ ")))
+    if answer.split(maxsplit=1)[:1] and answer.split(maxsplit=1)[0].lower() in LABELS:
+        return False
     depth = 0
     for char in answer:
         depth += (char in "({[") - (char in ")}]")

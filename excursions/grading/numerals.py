@@ -37,21 +37,46 @@ _SIGNS = str.maketrans(
     | {"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/"}
     | {"√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] "}
     | {"π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "≈": r"\approx "}
-    | {"…": r"\ldots ", "⋯": r"\cdots ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "}
+    | {"ℝ": r"\mathbb{R}", "…": r"\ldots ", "⋯": r"\cdots ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "}
 )
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 
+# Commands that say how an answer looks, and others that say the same in another way.
+_DRESS = re.compile(
+    r"\\(?:bold|boldsymbol|bm|pmb|underline|mathit|mathsf|mathtt|tiny|small|normalsize|large|Large|LARGE|huge|Huge"
+    r"|[bB]igg?[lr]?)(?![A-Za-z])"
+    r"|\\(?:color|textcolor|colorbox|[hv]space|[hv]phantom)\*? ?\{[^{}]{0,40}\}"
+    r"|<<[^<>]{0,200}>>|</?(?:b|i|u|em|strong|code|span|answer|ans)>|\[/?INST\]"
+)
+_BOLD = re.compile(r"(?<![\w)*])\*\*(?=[^\s*])([^*]{1,200})(?<=[^\s*])\*\*(?![\w(*])")
+_SYNONYMS = {
+    "sfrac": "frac", "nicefrac": "frac", "xfrac": "frac", "hbox": "text", "textit": "text", "emph": "text",
+    "texttt": "text", "lbrace": "{", "rbrace": "}", "varnothing": "emptyset", "bigcup": "cup", "bigcap": "cap",
+    "leqslant": "le", "geqslant": "ge", "cr": "\\",
+}  # fmt: skip
+_SYNONYM = re.compile(rf"\\({'|'.join(_SYNONYMS)})(?![A-Za-z])")
+_GREEK = "pi|theta|alpha|beta|gamma|phi|omega|lambda|mu|sigma"
+_BARE_FRACTION = re.compile(rf"(\\[dt]?frac) ?(\\(?:{_GREEK})) ?(?:(\d)|(?=\{{))")
+
+
 def plain_signs(text: str) -> str:
-    """The text in ASCII where it has a spelling for it, white space collapsed: ½ is \\frac{1}{2}, 10³ is 10^{3}."""
+    """The text in ASCII where it has a spelling for it, white space collapsed: ½ is \\frac{1}{2}, 10³ is 10^{3}. Of
+    several ways to say the same in LaTeX one: \\boldsymbol{17} is {17}, \\sfrac12 is \\frac12."""
     if not text.isascii():
         text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: "^{" + m.group().translate(_RAISED) + "}", text)
         text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m.group().translate(_LOWERED) + "}", text)
         # One character may be a whole fraction; one that only looks different from a letter or digit is that one.
         text = "".join(_fraction(c) if unicodedata.category(c) == "No" else c for c in text.translate(_SIGNS))
         text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
-    return " ".join(text.split())
+    text = _BOLD.sub(r"\1", _DRESS.sub("", text))
+    if "\\" in text:
+        text = _SYNONYM.sub(lambda m: "\\" + _SYNONYMS[m[1]], text)
+        text = re.sub(r"\\not ?=", r"\\ne ", re.sub(r"(\\[A-Za-z]+)\{\}", r"\1 ", text))
+        text = re.sub(r"(\\\\) ?\[\d+ ?[a-z]{2}\]", r"\1", re.sub(r"\\mathbb ([A-Z])", r"\\mathbb{\1}", text))
+        text = _BARE_FRACTION.sub(lambda m: f"{m[1]}{{{m[2]}}}" + (f"{{{m[3]}}}" if m[3] else ""), text)
+    return " ".join(text.replace(",~", ", ").split())
 
 
 def _fraction(char: str) -> str:
@@ -70,8 +95,14 @@ _DEGREES = re.compile(r"\^ ?\\circ\b|\^ ?\{ ?\\circ ?\}|\\degrees?\b|º")
 _MADE_FRACTION = re.compile(
     r"\\[dtc]?frac ?(?:\{ ?([-+]?[\d.,]+) ?\} ?\{ ?([\d.,]+) ?\}|(\d) ?(\d)(?!\d)|\{ ?(\d+) ?\}(\d))"
 )
+_REPEATING = re.compile(
+    r"(?<![\d.,])(\d{0,20})\.(\d{0,20})(?:\\(?:overline|bar|dot) ?(?:\{ ?(\d{1,20}) ?\}|(\d))|\((\d{1,20})\))(?!\d)"
+)
+_UNIT = r"\{{1,2} ?([A-Za-z]{1,20}(?:\^ ?\{?[23]\}?)?) ?\}{1,2}"
+_UNIT_FRACTION = re.compile(rf"(?<=[\d ])\\[dt]?frac ?{_UNIT} ?{_UNIT}")
 _EXPONENT = re.compile(r"\^ ?\{ ?([-+]?\d+) ?\}")
 _TIMES = re.compile(r"\\(?:times|cdot)\b ?")
+_CHOICE_LABEL = re.compile(r"^(?:\\(?:text|textbf|mathrm|mathbf) ?\{)?\(?[A-E]\)[:. }\\]{1,4}(?=[-\d$\\])")
 _WRAPPED = re.compile(r"(?:\$\$?|\\[(\[]|\*\*?|__?|[`\"'(\[]|\\boxed\{)(?=.)")
 _WRAPS = {"$": "$", "$$": "$$", r"\(": r"\)", r"\[": r"\]", "*": "*", "**": "**", "_": "_", "__": "__", "`": "`"}
 _WRAPS |= {'"': '"', "'": "'", "(": ")", "[": "]", r"\boxed{": "}"}
@@ -104,7 +135,7 @@ _END = r"(?![.,']*\d)"  # no more of the number: not the 1 of 1,23
 _MIXED = re.compile(rf"(\d++)(?: and | & | )([1-9]\d*+) ?/ ?(\d++){_END}(?! ?/)")
 _FRACTION = re.compile(rf"({_NUMBER}){_END} ?/ ?({_NUMBER}){_END}(?! ?/)")
 _DECIMAL = re.compile(rf"({_NUMBER}){_END}(?! ?\d| ?/ ?\d)")
-_TEN_TO = re.compile(r"[eE]([-+]?\d{1,4})(?!\w)| ?[*xX] ?10 ?(?:\^|\*\*) ?([-+]?\d{1,4})(?!\w)")
+_TEN_TO = re.compile(r"[eE]([-+]?\d{1,4})(?!\w)| ?[*xX] ?10 ?(?:\^|\*\*) ?\(?([-+]?\d{1,4})(?!\w)\)?")
 _POWER = re.compile(r" ?(?:\^|\*\*) ?([-+]?\d{1,4})(?!\w)")
 _AND_PART = re.compile(
     r" (?:and|&) (?:(an?|one|two|three|four|five|\d{1,2})[ -])?"
@@ -144,11 +175,12 @@ CHANGING_WORDS = frozenset(
 ) | {word for word in _SCALES if word.islower() and len(word) > 1}  # fmt: skip
 _CHANGING_SIGNS = frozenset("十百千万萬億亿兆半或")
 _KILO = re.compile("千[克米瓦卡]")  # units
-_LABELS = frozenset(
+LABELS = frozenset(
     "step part case question problem exercise section chapter example method option choice approach stage phase "
     "figure equation".split()
 )
 _WORD = re.compile(r"[^\W\d_]+")
+_LETTERED = re.compile(r"[A-Za-z]-[a-z]{3}")  # T-shirts, X-rays
 _RAISED_UNIT = re.compile(r"\.?(?: ?\^ ?-?[1-9](?!\d)|[23](?!\d))?")
 
 
@@ -170,14 +202,15 @@ def _are_units(text: str) -> bool:
         text = text[1:-1]
     at = 0
     while at < len(text):
-        if text[at] in " °$€£¥₹₽₩,-/*":
+        if text[at] in " °$€£¥₹₽₩,-/*()":
             at += 1
             continue
         word = _WORD.match(text, at)
         if word is None or _changes(word.group()):
             return False
         unit = word.group() in _SHORT_UNITS or len(word.group()) > 2 or not word.group().isascii()
-        if not unit and not (text[at - 1 : at] == "°" and word.group() in "CFK"):
+        degrees = text[:at].rstrip().endswith("°") and word.group() in "CFK"
+        if not (unit or degrees or _LETTERED.match(text, at)):
             return False
         at = _RAISED_UNIT.match(text, word.end()).end()  # type: ignore[union-attr]  # the pattern matches always
     return text[-1:] not in ("-", "/", "*")
@@ -194,10 +227,11 @@ def _sign_and_money(text: str) -> tuple[int, bool] | None:
     if words.lower() in ("minus", "negative") and not sign:
         sign, words = "-", ""
     found = (-1 if sign == "-" else 1, currency is not None)
-    if not words or words in ("≈", "~", "=") or _ASSIGNED.fullmatch(words):
+    labelled = words.split(maxsplit=1)[0].lower() in LABELS if words else False
+    if not words or words in ("≈", "~", "=") or (_ASSIGNED.fullmatch(words) and not labelled):
         return found
     spoken = _WORD.findall(words)
-    if sign and space or not spoken or spoken[-1].lower() in _LABELS or re.search(r"[^\w ,:.'\"=]|_|=.", words):
+    if sign and space or not spoken or spoken[-1].lower() in LABELS or re.search(r"[^\w ,:.'\"=]|_|=.", words):
         return None
     named = spoken[-1] in ("is", "are", "equals")  # "the value of n is 5": a letter there is a name
     plain = all((len(word) > 1 or named or word in "aAI") and not _changes(word) for word in spoken)
@@ -256,11 +290,22 @@ def read_number(answer: str) -> Numeral | None:
     return Numeral(sign * value, percent is not None, decimal and value.denominator > 1)
 
 
+def _repeating(match: re.Match) -> str:
+    """0.1\\overline{6} as the fraction that it is."""
+    whole, once, *again = match.groups()
+    repeated = next(filter(None, again))
+    value = Fraction(int(whole + once + repeated or 0) - int(whole + once or 0))
+    value /= 10 ** len(once) * (10 ** len(repeated) - 1)
+    return f" {value.numerator}/{value.denominator} "
+
+
 def _without_layout(text: str) -> str:
-    text = _DELIMITED.sub(r"\1\2 ", text)
+    text = _REPEATING.sub(_repeating, _DELIMITED.sub(r"\1\2 ", text))
+    text = _CHOICE_LABEL.sub("", text)
     if "\\" in text or "{" in text or "~" in text:
         text = _GLUE.sub("", text).replace(r"\$", "$").replace(r"\%", "%").replace(r"\#", "#").replace(r"\approx", "≈")
         text = _FONT.sub("", _TIMES.sub("*", _DEGREES.sub("°", _SPACES.sub(" ", text))))
+        text = _UNIT_FRACTION.sub(r" \1/\2", text)
         text = _MADE_FRACTION.sub(lambda m: " {}/{} ".format(*filter(None, m.groups())), text)
         text = _EXPONENT.sub(r"^\1", text)
         text = text if _NAMED.search(text) else text.replace("{", " ").replace("}", " ")
