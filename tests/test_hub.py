@@ -341,9 +341,9 @@ def test_columns_that_nobody_needs_may_change_and_come_late(hub_scale, found, tm
     assert hub.load_question_set(with_hub(hub_scale, train=write(tmp_path / "train.jsonl", rows))) == found
     (tmp_path / "list.json").write_text(json.dumps(rows, indent=1))
     assert hub.load_question_set(with_hub(hub_scale, train=tmp_path / "list.json")) == found
-    (tmp_path / "list.json").write_text(json.dumps([*rows, 5]))
+    (tmp_path / "mixed.json").write_text(json.dumps([*rows, 5]))
     with pytest.raises(UserError, match=rf"item {len(rows) + 1}: found 5; accepted: a JSON object each"):
-        hub.load_question_set(with_hub(hub_scale, train=tmp_path / "list.json"))
+        hub.load_question_set(with_hub(hub_scale, train=tmp_path / "mixed.json"))
 
 
 def test_other_bytes_than_utf_8_are_named_by_line_and_place(hub_scale, tmp_path):
