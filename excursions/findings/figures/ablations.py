@@ -69,7 +69,7 @@ def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> Fig
         Band(f"{theirs}: rollouts; easy and hard are halves of its training questions, tested on GSM8K", True, 4),
         Band(f"{ours}: examples in the prompt of base, easy problems", False, 3),
         Band(f"{theirs}: examples in the prompt of base, GSM8K", True, 3),
-        Band(f"{ours}: epochs of SFT and KL of RL, easy problems; one curve a checkpoint", False, 4, 1.5, 0.6, 0.55),
+        Band(f"{ours}: epochs of SFT and KL of RL, easy problems; one curve a checkpoint", False, 4, 1.5, 0.85, 0.55),
         Band(f"{theirs}: epochs of SFT (on several solutions per question), GSM8K", True, 3),
     ]
     note = "Shaded: 95% interval over questions and, here, training seeds. Answers sampled are the paper's FLOPs."
@@ -110,7 +110,7 @@ def _rollouts(rows: Sequence[Sequence[Axes]], ours: pd.DataFrame) -> None:
             for number, points in here.groupby("rollouts"):
                 look = _sequence(len(values), values.index(number), f"{number:.0f} rollouts")
                 curve(axes, points.assign(x=points[x].astype(float)), look, width=1)
-            _key(axes, here, "rollouts", "{:.0f} rollouts")
+            _key(axes, here, "rollouts", "{:.0f} rollouts", top=0.28)
     for columns in (slice(0, 2), slice(2, 4)):
         share_y([axes for row in rows for axes in row[columns]], SOLVED)
 
@@ -161,14 +161,14 @@ def _by_checkpoint(axes: Axes, here: pd.DataFrame, everything: pd.DataFrame) -> 
     return ends
 
 
-def _key(axes: Axes, points: pd.DataFrame, column: str, words: str) -> None:
-    """Which curve is which, inside the panel."""
+def _key(axes: Axes, points: pd.DataFrame, column: str, words: str, top: float = 0.95) -> None:
+    """Which curve is which, inside the panel. top: where it begins, in shares of the panel's height."""
     values = sorted(set(points[column]))
     if not values:
         nothing(axes)
     for number, value in enumerate(reversed(values)):
         color = _sequence(len(values), len(values) - 1 - number, "").color
-        place = (0.03, 0.95 - 0.11 * number)
+        place = (0.03, top - 0.11 * number)
         axes.text(*place, words.format(value), transform=axes.transAxes, size=7, color=color, va="top")
 
 
