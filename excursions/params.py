@@ -118,7 +118,10 @@ class Study(Top):
         return getattr(self.suites.get(suite), "checkpoints_of", None) or suite
 
     def seeds_of(self, recipe: str, checkpoint: str, suite: str = "main") -> tuple[int, ...]:
-        """The seeds a recipe is run with from a checkpoint; `more_seeds` are for the suite main."""
+        """The seeds a recipe is run with from a checkpoint; `more_seeds` are for the suite main. A public suite is run
+        with `seeds`, or with 0 where none are named."""
+        if suite in self.public_suites:
+            return self.seeds or (0,)
         more = self.more_seeds.get(recipe, {}).get(checkpoint, ()) if suite == "main" else ()
         return (*getattr(self.suites.get(suite), "seeds", self.seeds), *more)
 

@@ -333,3 +333,9 @@ def test_what_other_tools_write_is_read_back(raw, tmp_path):
 def test_a_range_says_what_it_holds():
     assert str(keys.Range(0, 1, above=True, below=True)) == "0 to 1, not 0 itself, not 1 itself"
     assert [x in keys.Range(0, 1, above=True) for x in (0, 1e-9, 1, 1.1, NAN)] == [False, True, True, False, False]
+
+
+def test_a_public_suite_has_a_seed_where_none_are_named(raw, tmp_path):
+    named = raw | {"seeds": [], "more_seeds": {"base": {"p20": [3]}}}
+    study = load_text(yaml.safe_dump(named), tmp_path)
+    assert {seed for _, _, seed in study.cells("pythia-1b")} == {0} and study.seeds_of("base", "p20") == (3,)
