@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from excursions.grading import answers, math_worker, numerals
+from excursions.grading import answers, math_worker, numerals, spelling
 from excursions.grading import grade as grade_module
 from excursions.grading.answers import LONGEST_ANSWER, LONGEST_READ
 from excursions.grading.grade import extract_answer, grade_batch, grade_jsonl, is_correct
@@ -406,7 +406,7 @@ def grows_linearly(work, prefix: str, pump: str, suffix: str, size: int) -> bool
     return False
 
 
-@pytest.mark.parametrize("module", [answers, numerals, grade_module], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [answers, numerals, spelling, grade_module], ids=lambda module: module.__name__)
 def test_every_pattern_is_linear(module):
     source = Path(module.__file__).read_text(encoding="utf-8")
     patterns = {name: value for name, value in vars(module).items() if isinstance(value, re.Pattern)}

@@ -15,7 +15,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from excursions.grading.numerals import read_number, unwrapped
+from excursions.grading.numerals import read_number
+from excursions.grading.spelling import unwrapped
 
 LONGEST_READ = 50_000  # characters of a completion; 512 tokens are about 2,000
 LONGEST_ANSWER = 4_000  # characters; the longest gold answer of MATH has 158

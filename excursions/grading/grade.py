@@ -21,16 +21,8 @@ from typing import NamedTuple
 
 from excursions.grading import math_worker
 from excursions.grading.answers import LONGEST_ANSWER, Marked, extract_answer, marked_answer
-from excursions.grading.numerals import (
-    LABELS,
-    Numeral,
-    changing_words,
-    plain_signs,
-    read_number,
-    same_number,
-    spelled,
-    unwrapped,
-)
+from excursions.grading.numerals import LABELS, Numeral, changing_words, read_number, same_number, spelled
+from excursions.grading.spelling import CALCULATED, plain_signs, unwrapped
 from excursions.params import UserError
 
 __all__ = ["extract_answer", "grade_batch", "grade_jsonl", "is_correct"]
@@ -121,7 +113,7 @@ def _integers(answer: str) -> tuple[int, ...] | None:
 
 
 def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool = True) -> bool:
-    answer = _CALCULATED.sub("", reading.answer)
+    answer = CALCULATED.sub("", reading.answer)
     if not answer or not gold.text:
         return False
     if answer == gold.text:
@@ -149,11 +141,11 @@ def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool =
     saying = len(answer) <= LONGEST_SAYING and not _CLAUSE.search(answer)
     parts, rounded = _CHAIN.split(answer), "\\approx" in answer
     if (marked or saying) and len(parts) > 1 and _CONSTANT.fullmatch(parts[0]) and not _CHAIN.search(target):
-        numbers = [read_number(part) for part in parts]
-        if not _one_value(parts, rounded):
+        known = [number for number in map(read_number, parts) if number is not None]
+        if not _one_value(known, parts, rounded):
             return False
-        if gold.number is not None and None not in numbers:
-            return any(same_number(number, gold.number) for number in numbers if number is not None)
+        if gold.number is not None and len(known) == len(parts):
+            return any(same_number(number, gold.number) for number in known)
         if not (rounded or math_worker.verify(_for_parser(parts[0]), _for_parser(target), time_limit)):
             return False
     if marked or (saying and (changing_words(answer) or not answer[0].isalpha())):
@@ -170,10 +162,10 @@ def _other_brackets(answer: str, gold: str) -> bool:
     return len(pairs) == 2 and pairs[0].group(1, 3) != pairs[1].group(1, 3)
 
 
-def _one_value(parts: list[str], rounded: bool) -> bool:
+def _one_value(numbers: list[Numeral], parts: list[str], rounded: bool) -> bool:
     """Whether the numbers of a chain such as \\frac12 = 0.5 or 10/3 \\approx 3.33 are one, as far as their decimals go.
     rounded: the chain says so itself; then a whole number may round as well."""
-    values = [number.value for number in map(read_number, parts) if number is not None]
+    values = [number.value for number in numbers]
     typed = [part.partition(".")[2].strip() for part in parts if "." in part or (rounded and part.strip().isdigit())]
     half = Fraction(1, 2 * 10 ** min(map(len, typed))) if typed else 0
     return not values or max(values) - min(values) <= half
@@ -208,7 +200,6 @@ _GUESSES = re.compile(
     r";|\d ?[|:?&@#] ?[-$]?\d|\d [-$]?\d|\d[A-Za-z]+\d|[-+*/]$|[\"&@#?]|[-=]>"
     r"|\\(?:mid|vert|pm|mp|lor|vee|land|wedge|to|[Rr]ightarrow|implies)(?![a-z])"
 )
-_CALCULATED = re.compile(r"<<[^<>]{0,200}>>")  # GSM8K's marks for a calculator
 _OUTER = re.compile(r"(?:\\left ?)?(\\\{|[(\[])((?:[^()\[\]\\]|\\(?![{}]|right))*)(?:\\right ?)?(\\\}|[)\]])")
 _CHAIN = re.compile(r"(?<![<>!=])=(?!=)|\\approx\b ?")
 _CONSTANT = re.compile(r"(?=.*\d)(?:[-+*/()^{}\d.,!% ]|\\(?:[dt]?frac|sqrt|cdot|times|pi|left|right)(?![A-Za-z]))+")

@@ -26,9 +26,9 @@ from excursions.progress import Progress
 from excursions.recipes import RECIPES
 from excursions.results import tables
 from excursions.rollout.engines import start_engine
-from excursions.study import code, provenance
+from excursions.study import provenance
 from excursions.study.one_run import Job, measure, start_model
-from excursions.study.run import Run, about, code_digest, fingerprint, state_key
+from excursions.study.run import Run, about, code_digest, fingerprint, modules, state_key
 
 STEPS = 2  # training steps that are done again
 QUESTIONS = 8  # per benchmark, measured again before training
@@ -64,7 +64,7 @@ def show(run: Run, scale: Scale, root: Path) -> str | None:
     code_before = found.get("code", {})
     found["code"] = {
         "digest": code_digest(run, scale),
-        "modules": code.run_modules(run.recipe, scale.of(run.recipe)),
+        "modules": modules(run, scale),
         "shown": f"{_again(run)} and {QUESTIONS} questions a benchmark done again, equal {how}",
         "computed_by": code_before.get("computed_by", code_before.get("digest")),
     }

@@ -37,7 +37,7 @@ from excursions.rollout.sampler import Sampler
 from excursions.study import code, provenance
 from excursions.study.card import write_card
 from excursions.study.live import Log
-from excursions.study.run import Run, code_digest, fingerprint, parameters, state_key
+from excursions.study.run import Run, code_digest, fingerprint, modules, parameters, state_key
 from excursions.training.recipes import Training, training
 
 SAVE_EVERY = 10  # RL steps between saved states, at least
@@ -113,7 +113,7 @@ def train_run(run: Run, scale: Scale, root: Path, processes: Processes, keep_mod
                 "peak_memory_mb": provenance.peak_memory_mb(),
                 "fingerprint": fingerprint(run, scale, root),
                 "code": {"digest": code_digest(run, scale), "shown": "computed by it",
-                         "modules": code.run_modules(run.recipe, seen)},
+                         "modules": modules(run, scale)},
                 "model_sha256": model_digest(plain),
             }  # fmt: skip
             outcomes = pd.DataFrame(state["outcomes"]).assign(**identity)

@@ -245,7 +245,6 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
     trained, merged = adapters or n, n if adapters else 0
     row = 4 * shape.vocabulary
     sampler = cache = past = 0.0
-    again = False
     tokens: float
     logits: float
     if stage == "pretraining":
@@ -255,11 +254,11 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
     else:
         rl, longest = scale.rl, lengths.prompt + scale.rl.max_new_tokens
         tokens = max(longest, scale.sft.micro_batch_tokens or sft.MICRO_BATCH * longest)
-        logits, again = 3 * row * tokens, bool(scale.sft.gradient_checkpointing)
+        logits = 3 * row * tokens
         if stage in ("rl", "parallel"):
             rows = min(rl.micro_batch, math.ceil(rl.questions_per_step * rl.rollouts / processes))
             tokens = rows * rl.max_new_tokens + math.ceil(rows / rl.rollouts) * lengths.prompt
-            logits, again = 4 * row * rows * rl.max_new_tokens, False
+            logits = 4 * row * rows * rl.max_new_tokens
             past = cache_bytes(shape, rows * lengths.prompt, size)  # the prompt's, repeated for each completion
         if scale.engine.name == "vllm":
             sampler, cache = size * n, scale.engine.kv_cache_gb * 2**30
@@ -267,7 +266,7 @@ def stage_memory(stage: str, scale: Scale, shape: Shape, lengths: Lengths, proce
             prompts = math.ceil(rl.questions_per_step / processes)
             wanted = prompts * (lengths.prompt + rl.rollouts * rl.max_new_tokens)
             sampler, cache = 4 * n, cache_bytes(shape, min(BATCH_TOKENS, wanted), 4)
-    states = 2 if stage == "parallel" else 1
+    states, again = 2 if stage == "parallel" else 1, stage == "sft" and bool(scale.sft.gradient_checkpointing)
     return Memory(
         weights=4 * (n + adapters),
         gradients=4 * trained,

@@ -102,7 +102,12 @@ def _digest(file: Path, changed: int) -> str:
 
 def code_digest(run: Run, scale: Scale) -> str:
     """Digest of the code that computes the run."""
-    return code.digest(code.run_modules(run.recipe, scale.of(run.recipe)))
+    return code.digest(modules(run, scale))
+
+
+def modules(run: Run, scale: Scale) -> dict[str, str]:
+    """The modules that compute the run, each with its digest."""
+    return code.run_modules(run.recipe, scale.of(run.recipe))
 
 
 def state_key(run: Run, scale: Scale, root: Path) -> str:
