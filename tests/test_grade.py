@@ -182,7 +182,8 @@ def test_numbers_are_graded_fast():
 # --- One rule for boxed, hashed and bare answers ---
 
 WRONG = {  # gold -> answers that a prefix, a guess or a tolerance would make right
-    "1": "1.75kg|1.5k|1.5e3|1/2|1:30|1 1/2|1½|1 million|1k|1M|$1m|1 dozen|1bn|1 lakh|1,5|1-2|1–2|1 to 2|1 and a half|1+"
+    "1": "1 Mrd|1 half|1 sixth"
+    "|1.75kg|1.5k|1.5e3|1/2|1:30|1 1/2|1½|1 million|1k|1M|$1m|1 dozen|1bn|1 lakh|1,5|1-2|1–2|1 to 2|1 and a half|1+"
     "|1x|1e2|1 2/3|1...3|1 plus 2|not 1|at least 1|more than 1|1 or more|minus 1|-1|1 below zero|1_2|0x1|1 point five"
     "|1 000|1\u202f000|1\u2009000|1\u00a0000|1’000|1\\,000|1{,}000|1万|1 squared"
     "|1 \\text{ million}|1\\frac{1}{2}|1 \\pm 2"
@@ -190,12 +191,12 @@ WRONG = {  # gold -> answers that a prefix, a guess or a tolerance would make ri
     "10": "10^3|10**3|10³|10^{3}|10!|10_2|10 million|10e2",
     "17": "17 or 18 or 19|17;18;19|17 , 18 , 19|17, 18|17 and 18|17 18 19|17 (or 18)|17/18/19|17-19|17\\lor18"
     "|17 and a half|17½|17 \\text{ or } 18|either 17 or 18|17.18.19|17 => 18|\\{17, 18\\}|17 \\quad 18"
-    "|17 ≈ 18|17 \\approx 18|17 (18)",
+    "|17 ≈ 18|17 \\approx 18|17 (18)|16 = 17|5 ft 17 in",
     "18": "17 or 18|17;18|17 18|17, 18|17 & 18|17 and 18|16 17 18|17 then 18|17 (18)|17 -> 18|17 \\lor 18",
     "70": "70.000,00|70 000|70,000|70k|70 thousand|70\u2009000|70{,}000",
     "1234": "$1,234.56USD|1234.56 USD|1,234k",
     "2": "2 2/3|2 million|2⅔|2 and 2/3|2\\frac{2}{3}|2 dozen|2K",
-    "5": "5x|5i|5pi|5 pi|5√2|5 sqrt 2|5²|√5|ln 5|half of 5|twice 5|5/|5=6|−5|–5|5\\sqrt{2}",
+    "5": "5 sixths|5' 6\"|5x|5i|5pi|5 pi|5√2|5 sqrt 2|5²|√5|ln 5|half of 5|twice 5|5/|5=6|−5|–5|5\\sqrt{2}",
     "12": "Step 12|12 , 7|12:00|1:12|12?13",
     "-2\\pi": "2*pi|-2|-pi",
     "\\frac{\\pi}{2}": "pi/3|2/pi|pi/2 or pi/3|-pi/2",
@@ -215,7 +216,15 @@ WRONG = {  # gold -> answers that a prefix, a guess or a tolerance would make ri
     "2516_8": "2516_9|2516|2517_8|2516 base 9",
     "1, 2, \\ldots, n": "1, 3, 5, \\ldots, 2n-1|1, 2, 3|1,2,n|1, 2, \\ldots, m",
     "x=2": "x=1 or x=2|x=1",
-    "9\\text{ a.m.}": "9 p.m.|9\\text{ p.m.}",
+    "9\\text{ a.m.}": "9 p.m.|9\\text{ p.m.}|9:00 PM|9:30 a.m.",
+    "4:30\\text{ p.m.}": "4|30|4:30 a.m.|5:30 PM|4.5",
+    "\\text{June 20}": "20|\\text{July 20}|June 21",
+    "A,C,F": "A, C|A, C, and E",
+    "2^{2005}": "2^{2}005|2^{2}",
+    "2 1/3": "2(1/3)",
+    "1001_2": "1001 _ 3|1001|1001 \\text{ (base 3)}",
+    "2.5": "(2,5)|2,5,5",
+    "3:4": "4:3|4 to 3|3|4",
     "1:2": "1|2|1:3",
     "\\frac{1}{2}": "\\frac13 = \\frac12|\\frac12 \\approx 0.6|0.\\overline{5}",
     "2\\sqrt{3}": "5 = 2\\sqrt{3}",
@@ -255,9 +264,24 @@ RIGHT = {
     "12": "12 km/h|12 m/s|12°|12 °C|12 apples left|Tom has 12 apples|x = 12|12.|**12**|(12)|12 cm²|12\\text{ cm}^2"
     "|≈ 12|Total: 12|12 times|12 (apples)|12 kWh|12个",
     "100000/3": "33333.3333|33333 1/3",
-    "1/3": "0.\\overline{3}|0.\\bar{3}|0.\\bar3|0.(3)|33.\\overline{3}\\%|\\frac13 = 0.\\overline{3}",
+    "1/3": "0.3333333...|0.333\\ldots|0.\\overline{3}|0.\\bar{3}|0.\\bar3|0.(3)|33.\\overline{3}\\%"
+    "|\\frac13 = 0.\\overline{3}",
     "7/3": "2.\\overline{3}|2.(3)",
     "1/6": "0.1\\overline{6}|.1\\overline{6}",
+    "17": "17;|17。|→ 17|=> 17|***17***|\u200e17|17\u200f|17:|: 17|17 yr|17yr|17¢|¢17|₱17|17 ₱|17 a day"
+    "|17 apples a day|17'|17\"|17th|17 = x|x = 12 + 5 = 17|Total: 12 + 5 = 17|17 sq. ft.",
+    "6": "6 a.m.|6 PM",
+    "3/4": "³⁄₄|3⁄4|¾|0,75",
+    "5/6": "5 sixths",
+    "123456": "1,23,456",
+    "1234567.5": "12,34,567.5|12,34,567.50",
+    "9\\text{ a.m.}": "9:00 AM|9 AM|9 a.m.",
+    "4:30\\text{ p.m.}": "4:30 PM|\\text{4:30 p.m.}|4:30",
+    "\\text{Evelyn}": "\\text {Evelyn}|\\text{Evelyn}.|\\text{Evelyn.}",
+    "30^\\circ, 60^\\circ": "30°, 60°|30º, 60º|30˚, 60˚",
+    "A,C,F": "A, C, and F|A, C and F|\\text{A, C, F}",
+    "1001_2": "1001 _ 2|1001_{\\text{base 2}}|1001 \\text{ (base 2)}|1001\\text{ base } 2|1001₂",
+    "3:4": "3 to 4|3 : 4",
     "18": "\\boldsymbol{18}|\\bold{18}|\\underline{18}|\\color{red}{18}|\\textcolor{red}{18}|\\Large 18|\\hspace{2pt}18"
     "|18^\\circ C|18 \\hbox{ cm}|18\\frac{m}{s}|18 \\frac{\\text{km}}{\\text{h}}|\\text{(B) }18|\\textbf{(B)}\\ 18"
     "|<b>18</b>|18</answer>|**18** dollars|18 T-shirts|18 boxes (large)|18[/INST]|12+6=<<12+6=18>>18|180 * 10% = 18",
@@ -292,8 +316,14 @@ def test_one_value_in_many_spellings(gold):
 
 
 @pytest.mark.parametrize(
-    "text", ["#### 17\n18\n19", "#### 17\n\n18", "The answer is 17. 18. 19", "The answer is 17\n18"]
-)
+    "text",
+    [
+        "#### 17\n18\n19", "#### 17\n\n18", "The answer is 17. 18. 19", "The answer is 17\n18", "#### 17 ! 18",
+        "#### 17 # 18", "#### 17 . 18", "#### 17\nor 18", "#### 17\n- 18", "The answer is $17$ to $18$.",
+        "#### 17 ? 18", "The answer is **17** or **18**.", "The answer is \\(17\\) or \\(18\\).", "\\boxed{17} or 18",
+        "\\boxed{\\boxed{17} \\text{ or } 18}", "The answer is 17? No, it is 18.", "The answer is 17, no, 18.",
+    ],
+)  # fmt: skip
 def test_guesses_on_lines_of_their_own_earn_nothing(text):
     assert not any(is_correct(text, gold, marked_only=True) for gold in ("17", "18", "19"))
 
@@ -317,10 +347,43 @@ def test_what_ends_a_stated_answer_is_no_part_of_it_and_nothing_else_is_cut():
         ("#### Calculate 3 × 4\nHe has 12 and 5 more.\n\nThe answer is 17.", "17"),
         ("#### Using $x = 3$\nHe has 12 and 5 more.\n\nThe answer is 17.", "17"),
         ("#### **Answer:** 17", "17"),
+        ("The answer is $\\begin{pmatrix} 1 \\\\\n 2 \\end{pmatrix}$.", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+        ("The answer is $17$ million.", "17000000"),
+        ("The answer is **17** apples.", "17"),
+        ("The answer is 17, because 12 + 5 = 17.", "17"),
+        ("The answer is 17, since she has 12 + 5.", "17"),
+        ("The answer is $17$, and we are done.", "17"),
+        ("The answers are $3$ and $-3$.", "3,-3"),
+        ("So, the answer must be 17.", "17"),
+        ("The answer is A, B.", "A,B"),
+        ("The answer is A) 17", "A"),
+        ("#### Week 2\n12 + 5 = 17\nThe answer is 17.", "17"),
+        ("#### Round 1\n12 + 5 = 17\n#### 17", "17"),
+        ("#### Total cost of 3 apples\nThe answer is 17.", "17"),
+        ("#### 12 + 5\nThe answer is 17.", "17"),
+        ("#### 17\n#### <answer>", "17"),
+        ("Put it in \\boxed{number}. \\boxed{17}", "17"),
     ],
 )
 def test_what_is_around_an_answer_is_no_part_of_it(text, gold):
     assert is_correct(text, gold, marked_only=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [
+        ("The answer is $17$ million.", "17"),
+        ("#### 12 , 7 . 7 , 12", "12 , 7"),
+        ("#### Week 2\n12 + 5 = 17\nThe answer is 17.", "2"),
+        ("#### Total cost of 3 apples\nIt is 17", "3"),
+        ("The answer is A, B.", "A"),
+        ("The answer is anything but 17.", "17"),
+        ("The answer is the square of 17.", "17"),
+        ("#### far from 17", "17"),
+    ],
+)
+def test_the_first_part_of_an_answer_is_not_the_answer(text, gold):
+    assert not is_correct(text, gold, marked_only=True)
 
 
 def test_a_case_is_no_answer():
@@ -633,7 +696,8 @@ def test_grade_jsonl(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "[1]", '{"prediction": "1"}', '{"prediction": ["1"], "gold": "1"}', "", "\xff", "[" * 100_000],
+    ["{", "[1]", '{"prediction": "1"}', '{"prediction": ["1"], "gold": "1"}', "", "\xff", "[" * 100_000]
+    + ['{"prediction": NaN, "gold": NaN}'],
 )
 def test_grade_jsonl_names_the_bad_line(tmp_path, line):
     file = tmp_path / "pairs.jsonl"

@@ -128,6 +128,20 @@ def test_a_number_of_the_other_person_must_be_derived_first():
     assert check_solution(text, "ann 7 + 3 = 10 . tom 12 + 10 = 22 . #### 22 , 10")
     assert not check_solution(text, "tom 12 + 10 = 22 . ann 7 + 3 = 10 . #### 22 , 10")
 
+    swap = "tom has 12 pens . ann has 7 pens . ann buys 3 . tom and ann swap . how many has each now ?"
+    assert check_solution(swap, "ann 7 + 3 = 10 . tom 10 . ann 12 . #### 10 , 12")
+    assert not check_solution(swap, "tom 10 . ann 7 + 3 = 10 . ann 12 . #### 10 , 12")
+
+
+def test_what_was_derived_of_the_other_person_counts_although_they_went_on():
+    text = "tom has 12 pens . ann has 7 pens . tom adds as many as ann has . ann buys 3 . how many has each now ?"
+    assert check_solution(text, "ann 7 + 3 = 10 . tom 12 + 7 = 19 . #### 19 , 10")
+
+
+def test_a_list_that_begins_with_the_answer_is_none():
+    for ending in ("#### 17 , 5 , 3", "#### 17 , 51", "#### 17 , 5 . 3", "#### 17 , 5 or 3"):
+        assert not check_solution(TEXT, SOLUTION.replace("#### 17 , 5", ending)), ending
+
 
 def test_the_grader_reads_pairs():
     right = "tom 12 . ann 7 . #### 12 , 7"

@@ -13,9 +13,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from excursions.grading.numerals import read_number
+from excursions.grading.numerals import changing_words, read_number
 from excursions.grading.spelling import unwrapped
 
 LONGEST_READ = 50_000  # characters of a completion; 512 tokens are about 2,000
@@ -34,10 +35,11 @@ _BOX = re.compile(
 )
 _PLACEHOLDER = re.compile(
     r"(?:\\(?:text|ldots|dots|cdots|cdot|ddots|square|Box|_)(?![A-Za-z])|\\(?:[hv]?phantom|hspace) ?\{[^{}]{0,40}\}"
-    r"|[.…\s{}?#*_]|(?:your|the|final|answer|here|result)\b)*",
+    r"|[.…\s{}<>\[\]?#*_]|(?:your|the|final|numeric(?:al)?|answer|number|value|here|result)\b)*",
     re.IGNORECASE,
 )
 _JOINED = re.compile(r"(?:[^\n]{0,60}(?:,|;|\band\b|\bor\b))?[^A-Za-z0-9\n]{0,10}")
+_OR_ANOTHER = re.compile(r"[$\s)\]*\\]{0,6}(?:,\s)?or [-$\\(]{0,3}\d")
 _LATEX_GLUE = re.compile(r"\\(?:text|mbox|quad|qquad)\b")
 _HASHES = re.compile(r"####(?!#)[ \t]{0,99}\n?([^\n#]*)")
 _STEP = re.compile(
@@ -49,16 +51,26 @@ _DOING = re.compile(  # "Calculate 3 * 4", "Using $x = 3$"
     r"|substitute|simplify|check|verify|if|when|for|since|first|then|now)\b",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r" [.!?](?: |$)|(?<=[^\s.])[.!?] (?=[A-Z])")
-_STATED = re.compile(r"\banswer\b[^\n.:=$]{0,40}?(?:\bis\b|[:=])[\s:*]{0,20}", re.IGNORECASE)
-_STATED_END = re.compile(r"\n|[.!?](?:\s|$)|\*\*(?!\s?\d)")
-_MORE_GUESSES = re.compile(r"[\s.,;:|!?]*\d[\d\s.,;:|!?$%-]*")  # what follows an answer, where it is numbers alone
-_CHOICE = re.compile(r"(?:(?i:option|choice|letter) )?\(?([A-J])\)?(?:[.,:;)](?:\s|$)|$)")
+_SUM = re.compile(r"[-+*/()$%.,\d \t]+")
+_VALUE = re.compile(r"[=:] ?[-$]{0,2}\d[\d.,]{0,30}\W{0,3}$")
+_SAYS = re.compile(r"[=:]|\b(?:is|are|was|were|has|have|had|costs|equals?|gets?|makes?|needs?)\b")
+_RECANTED = r"(?i:no|wait|actually|hmm|sorry|oops)\b"
+_SENTENCE_END = re.compile(rf" [.!?](?: |$)|(?<=[^\s.])[.!?] (?=[A-Z])(?!{_RECANTED})")
+_STATED = re.compile(
+    r"\banswers?\b[^\n.:=$]{0,40}?(?:\b(?:is|are|must be|should be|would be)\b|[:=])[\s:*]{0,20}", re.IGNORECASE
+)
+_JOINER = r"\s{0,3}(?:[-+*/^=:&|~]|,?\s?(?:(?:or|to|through|versus|vs)\b|and\s?[-$\\(*\d]|[$\d]))"
+_STATED_END = re.compile(rf"\n|[.!?](?:\s(?!{_RECANTED})|$)|\*{{2,3}}(?!{_JOINER})")
+_REASON = re.compile(r",? (?:because|since)\b|, (?:as|so|which|for|thus|hence|given)\b")
+_CONTINUED = re.compile(rf"{_JOINER}|\s{{0,3}},?\s?\\[(\[]")
+# What follows an answer, where it is numbers alone.
+_MORE_GUESSES = re.compile(r"(?=[^\d]{0,99}\d)(?:[\s\d.,;:|!?$%*-]|#(?!#)|\b(?:or|and)\b)+", re.IGNORECASE)
+_CHOICE = re.compile(r"(?:(?i:option|choice|letter) )?\(?([A-J])\)?(?:[.,:;)](?:\s(?!\(?[A-J]\b)|$)|$)")
 _LETTERED = re.compile(r"^A:[ \t]*(\S.*)$", re.MULTILINE)
 # A dollar sign that is escaped, or before a number on another line or after a space, is money.
-_INLINE = r"\$((?:\\.|[^$\\\n])+)(?<! )\$(?!\d)"
+_INLINE = r"\$((?!\d[^$\n]{0,80}\n)(?:\\.|[^$\\])+)(?<! )\$(?!\d)"
 _DELIMITED = re.compile(rf"\$\$(.+?)\$\$|{_INLINE}|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
-_SEVERAL = re.compile(rf"{_INLINE}(?:(?:,|,? (?:and|or)) {_INLINE}){{1,5}}(?=[.\s]|$)")
+_DELIMITER = re.compile(r"(?<!\\)\$|\\[()\[\]]")
 
 
 class Marked(NamedTuple):
@@ -108,7 +120,7 @@ def _boxed(text: str) -> _Found:
             start, content_start = open_braces.pop()
             if start >= 0:
                 boxes.append((start, token.end(), text[content_start : token.start()][-LONGEST_ANSWER:].strip()))
-    boxes = sorted(box for box in boxes if not _PLACEHOLDER.fullmatch(box[2]))
+    boxes = _outermost(box for box in boxes if not _PLACEHOLDER.fullmatch(box[2]))
     if not boxes:
         return []
     joined = [boxes[-1][2]]
@@ -119,7 +131,18 @@ def _boxed(text: str) -> _Found:
         if content != next_content:
             joined.append(content)
     whole = ", ".join(reversed(joined)) if len(joined) > 1 else None
+    if _OR_ANOTHER.match(text, boxes[-1][1]):
+        joined[0], whole = f"{joined[0]} or another", None  # 17 or 18, of which one is boxed
     return [(boxes[0][1], Marked(boxes[0][2])), (boxes[-1][1], Marked(joined[0], whole))]
+
+
+def _outermost(boxes: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """In order, without those that stand in another one."""
+    kept = []  # type: list[tuple[int, int, str]]
+    for box in sorted(boxes):
+        if not kept or box[0] >= kept[-1][1]:
+            kept.append(box)
+    return kept
 
 
 def _hashed(text: str) -> _Found:
@@ -133,20 +156,25 @@ def _hashed(text: str) -> _Found:
         if _STEP.match(answer):
             continue
         ended = _SENTENCE_END.search(answer)
-        answer = (answer[: ended.start()] if ended else answer).strip()
-        if answer and not _is_heading(answer, last=match.end() >= end):
-            if _MORE_GUESSES.fullmatch(text, match.end()):
-                answer = f"{answer}, {text[match.end() : match.end() + LONGEST_ANSWER].strip()}"  # a list of guesses
+        answer = answer[: ended.start()] if ended else answer
+        behind = match.start(1) + len(answer)
+        answer = answer.strip()
+        if answer and not _PLACEHOLDER.fullmatch(answer) and not _is_heading(answer, last=match.end() >= end):
+            if _MORE_GUESSES.fullmatch(text, behind):
+                answer = f"{answer}, {text[behind : behind + LONGEST_ANSWER].strip()}"  # a list of guesses
             found.append((match.start(1), Marked(answer, hashed=True)))
     return found
 
 
 def _is_heading(line: str, last: bool) -> bool:
-    """Whether a marked line heads what comes after it: "Find the cost:", "Conclusion"."""
+    """Whether a marked line heads what comes after it: "Find the cost:", "Conclusion", "Week 2", "12 + 5"."""
     if line.isdigit():
         return False
-    if read_number(line) is not None or not unwrapped(line)[:1].isalpha():
-        return False
+    number = read_number(line)
+    if not unwrapped(line)[:1].isalpha():
+        return not last and number is None and _SUM.fullmatch(line) is not None
+    if number is not None or _VALUE.search(line):
+        return not last and (_DOING.match(line) is not None or not _SAYS.search(line))
     if len(line.split()) > 5 or line.endswith(":") or ": " in line:
         return True
     return not last and (not re.search(r"[\d\\=]", line) or _DOING.match(line) is not None)
@@ -167,10 +195,15 @@ def _stated(text: str) -> _Found:
 
 
 def _sentence(rest: str) -> str:
-    if several := _SEVERAL.match(rest):
-        return several.group().replace("$", "")
+    """Up to the sentence's end or its reason; of a formula and what does not change it, the formula."""
+    if choice := _CHOICE.match(rest):
+        return choice.group(1)
     formula = _DELIMITED.match(rest)
-    choice = _CHOICE.match(rest)
-    if formula is not None:
-        return next(filter(None, formula.groups())).strip()
-    return choice.group(1) if choice else _STATED_END.split(rest, maxsplit=1)[0].strip()
+    start = formula.end() if formula else 0
+    end = _STATED_END.search(rest, start)
+    tail = _REASON.split(rest[start : end.start() if end else None], maxsplit=1)[0]
+    if formula is None:
+        return tail.strip()
+    if _CONTINUED.match(tail) or changing_words(tail) - {"and"}:
+        return _DELIMITER.sub("", rest[:start] + tail).strip()  # "$17$ million", "$17$ or $18$"
+    return next(filter(None, formula.groups())).strip()

@@ -65,7 +65,7 @@ def grade_jsonl(path: str | Path) -> list[bool]:
     grades = []
     for number, line in enumerate(lines if lines != [b""] else [], start=1):
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=int)  # NaN is no JSON
             prediction, gold = row["prediction"], row["gold"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(
@@ -94,7 +94,7 @@ def _gold(gold: str) -> _Gold:
     marked = marked_answer(gold)
     text = (marked.whole or marked.answer) if marked else gold.strip()
     # "5k" and "3m" are formulas in a gold answer; predictions are given the benefit of the unit.
-    number = None if _LETTER_AFTER_DIGIT.search(text) else read_number(text)
+    number = None if _LETTER_AFTER_DIGIT.search(text) or _HALF_DAY.search(text) else read_number(text)
     integers = None if number else _integers(text)
     in_order = integers is not None and ("\\" not in text and bool((marked and marked.hashed) or _APART.search(text)))
     return _Gold(text, number, integers, in_order)
@@ -119,10 +119,15 @@ def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool =
     if answer == gold.text:
         return True
     if gold.number is not None:
-        sum_, equals, value = answer.rpartition("=")
-        if equals and _SUM.fullmatch(sum_.replace("=", " ")):
+        sum_, equals, value = _NAME_OF.sub("", answer, count=1).rpartition("=")
+        if equals and _SUM.fullmatch(sum_.replace("=", " ")) and any(map(str.isnumeric, value)):
+            steps = [read_number(step) for step in sum_.split("=")]
+            if any(step and step.value != gold.number.value for step in steps):
+                return False  # 16 = 17
             answer = value.strip()  # 12 + 5 = 17, which early checkpoints write behind ####
-        number = read_number(answer) or (gold.number.decimal and read_number(_DECIMAL_COMMA.sub(".", answer))) or None
+        number = read_number(answer)
+        if number is None and gold.number.value.denominator > 1 and "(" not in answer:
+            number = read_number(_DECIMAL_COMMA.sub(".", answer))
         if number is not None:
             return same_number(number, gold.number)
         if "\\" not in answer and not any(map(str.isnumeric, answer)):
@@ -133,9 +138,11 @@ def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool =
     answer, target = (plain_signs(text[-LONGEST_ANSWER:])[-LONGEST_ANSWER:] for text in (answer, gold.text))
     if _bare(answer) == _bare(target):
         return True
-    based, target_based = _BASED.fullmatch(answer), _BASED.fullmatch(target)
+    based, target_based = _based(answer), _based(target)
     if based or target_based:  # math-verify does not see it
-        return bool(based and target_based) and _base_and_digits(based) == _base_and_digits(target_based)  # type: ignore[arg-type]  # both match here
+        return based == target_based
+    if (hour := _clock(target)) and gold.number is None:
+        return any(all(map(_agree, time, hour)) for time in (_clock(answer),) if time)
     if _other_brackets(answer, target) or answer.count("!!") != target.count("!!"):
         return False  # an interval with other ends, a set and not a pair, a double factorial: the same to math-verify
     saying = len(answer) <= LONGEST_SAYING and not _CLAUSE.search(answer)
@@ -189,11 +196,11 @@ _LAYOUT = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;]|(?<!\w) | (?!\w)
 _PROSE = re.compile(r"(?<![^\W\d_])[^\W\d_]{2,}+[,:]? [^\W\d_]{2}|[^\W\d_a-zA-Zα-ωΑ-Ω]{2,}")
 _CLAUSE = re.compile(r"\b(?:which|because|since|so|thus|hence|therefore)\b|[.!?] \w", re.IGNORECASE)
 _DOTS = re.compile(r"\\[lc]?dots[bcimo]?(?![a-z])|\.\.\.+")
-_BASED = re.compile(
-    r"\$?\(?(\d[0-9A-Za-z.]*)\)?(?:_\{?(?:\\text ?\{)?(\d{1,2})\}{0,2}|,? (?:in )?\(?base (\d{1,2})\)?)\$?\.?"
-)
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
 _FONT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf) ?")
+_NO_BRACES = str.maketrans("{}", "  ")
+_LAST_OF_LIST = re.compile(r",? and (?=\S{1,40}$)")
+_RATIO = re.compile(r"(?<=\d) (?:to|:) (?=\d)")
 _SPACE = re.compile(r"\\(?:[,;:! \\]|q?quad(?![a-z]))")
 _MATH_WORDS = frozenset("pi sqrt sin cos tan log ln exp mod power infinity".split())
 _GUESSES = re.compile(
@@ -204,6 +211,7 @@ _OUTER = re.compile(r"(?:\\left ?)?(\\\{|[(\[])((?:[^()\[\]\\]|\\(?![{}]|right))
 _CHAIN = re.compile(r"(?<![<>!=])=(?!=)|\\approx\b ?")
 _CONSTANT = re.compile(r"(?=.*\d)(?:[-+*/()^{}\d.,!% ]|\\(?:[dt]?frac|sqrt|cdot|times|pi|left|right)(?![A-Za-z]))+")
 _SUM = re.compile(r"[-+*/().%\d, ]+")
+_NAME_OF = re.compile(r"^[^\W\d_][\w ]{0,40}[=:](?=.*=)")
 _MATHEMATICS = re.compile(r"[-=+*/^()\\!]")
 
 
@@ -240,14 +248,34 @@ _HALF_DAY = re.compile(r"\b([ap])\.? ?m\b")
 _JOINS = re.compile(r"[,;|]|\b(?:or|and)\b|\\(?:pm|mp|cup|lor|vee|quad|text)\b|or")
 
 
-def _base_and_digits(match: re.Match) -> tuple[str, str]:
-    return match[2] or match[3], match[1].upper().lstrip("0")
+_DIGITS_IN_BASE = re.compile(
+    r"\(?([0-9A-Z][0-9A-Za-z.]{0,99})\)?(?: ?_ ?(?:base )?(\d{1,2})| ?,? ?(?:in )?\(?base ?_? ?(\d{1,2})\)?)\.?"
+)
+_CLOCK = re.compile(r"(?:at )?0?(\d{1,2})(?: ?: ?([0-5]\d))? ?(?:([ap])\.? ?m\b\.?)?")
+
+
+def _based(answer: str) -> tuple[str, str] | None:
+    """Digits and base of 1001_2, also of "1001 (base 2)"."""
+    text = " ".join(_FONT.sub(" ", _SPACE.sub(" ", answer)).replace("$", "").translate(_NO_BRACES).split())
+    match = _DIGITS_IN_BASE.fullmatch(text)
+    return (match[1].upper().lstrip("0"), match[2] or match[3]) if match else None
+
+
+def _clock(answer: str) -> tuple[str, str, str | None] | None:
+    """Hour, minutes and half of the day (a, p or not said) of a time: 9 a.m., 4:30 PM, 9."""
+    text = " ".join(_FONT.sub(" ", _SPACE.sub(" ", answer)).replace("$", "").translate(_NO_BRACES).split())
+    match = _CLOCK.fullmatch(text.lower())
+    return (match[1], match[2] or "00", match[3]) if match else None
+
+
+def _agree(one: str | None, other: str | None) -> bool:
+    return one is None or other is None or one == other
 
 
 def _bare(answer: str) -> str:
     """Without what never matters in LaTeX, so that the same answer in another layout needs no parser."""
     text = _WRAPPER.sub(r"\1", answer).replace("dfrac", "frac").replace("tfrac", "frac")
-    return _LAYOUT.sub("", text)
+    return _LAYOUT.sub("", _RATIO.sub(":", _LAST_OF_LIST.sub(", ", text)))
 
 
 def _for_parser(answer: str) -> str:
@@ -266,6 +294,7 @@ _HALF_OF = re.compile(r"(?<![\w.^])(\d+) ?/ ?(\d+) (?=\\?[A-Za-z])")  # "1/2 pi"
 _EXPONENT = re.compile(r"\^ ?(\d+\.\d+|\d{2,})")
 _OPENED = re.compile(r"(\\sqrt ?\(|\^ ?\()|([()])")
 _RELATIONS = {"+ -": "- ", "+-": "-", "<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "**": "^", "*": r"\cdot "}
+_TIMES_BRACKET = re.compile(r"(?<![\w\\])(\d{1,20}) ?(?=(?:\\left ?)?\()")  # 2(1/3) is no mixed number
 _IMAGINARY = re.compile(r"(?<=\d)i(?![A-Za-z])")  # math-verify sees i as a number only where it stands alone
 _RELATION = re.compile(r"\+ ?-|<=|>=|!=|\*\*?")
 
@@ -273,6 +302,7 @@ _RELATION = re.compile(r"\+ ?-|<=|>=|!=|\*\*?")
 def _latex(formula: str) -> str:
     """A formula typed as in a program (2*pi, sqrt(3)/2, x**2) in LaTeX; LaTeX stays what it is."""
     text = _RELATION.sub(lambda m: _RELATIONS[m.group()], re.sub(r"(?<!\\)%", r"\\%", _IMAGINARY.sub(" i", formula)))
+    text = _TIMES_BRACKET.sub(r"\1\\cdot ", text)
     text = _NAME.sub(lambda m: "\\" + {"infinity": "infty", "oo": "infty"}.get(m[1], m[1]) + " ", text)
     text = _HALF_OF.sub(r"\\frac{\1}{\2} ", _ROOT_OF.sub(r"\\sqrt\1{\2}", text))
     text = _EXPONENT.sub(r"^{\1}", text)

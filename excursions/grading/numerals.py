@@ -33,6 +33,7 @@ class Numeral(NamedTuple):
 
 _GROUPED = (
     r"[1-9]\d{0,2}(?:,\d{3})++(?:\.\d*+)?"  # 1,234.5
+    r"|[1-9]\d?(?:,\d\d(?=,))++,\d{3}(?:\.\d*+)?"  # 12,34,567.5
     r"|[1-9]\d{0,2}(?:'\d{3})++(?:\.\d*+)?"
     r"|[1-9]\d{0,2}(?: \d{3})++(?:[.,]\d++)?"
     r"|[1-9]\d{0,2}(?:\.\d{3})++,\d++|[1-9]\d{0,2}(?:\.\d{3}){2,}+"  # 1.234,5 and 1.234.567
@@ -46,38 +47,44 @@ _TEN_TO = re.compile(r"[eE]([-+]?\d{1,4})(?!\w)| ?[*xX] ?10 ?(?:\^|\*\*) ?\(?([-
 _POWER = re.compile(r" ?(?:\^|\*\*) ?([-+]?\d{1,4})(?!\w)")
 _AND_PART = re.compile(
     r" (?:and|&) (?:(an?|one|two|three|four|five|\d{1,2})[ -])?"
-    r"(half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|eighths?|tenths?)\b"
+    r"(half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?)\b"
 )
+_PARTS_OF = re.compile(r"[ -](?:halves|thirds?|fourths|fifths|sixths|sevenths|eighths|ninths|tenths)\b")
 _COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
-_PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "eig": 8, "ten": 10}
+_PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "sev": 7, "eig": 8, "nin": 9, "ten": 10}
 _PERCENT = re.compile(r" ?(?:%|per ?cent(?:age)?\b)", re.IGNORECASE)
 
 _SCALES = dict.fromkeys("k K thousand thousands grand".split(), 10**3)
 _SCALES |= dict.fromkeys("M MM mn mio mil mill million millions".split(), 10**6)
-_SCALES |= dict.fromkeys("bn billion billions".split(), 10**9) | dict.fromkeys("tn trillion trillions".split(), 10**12)
+_SCALES |= dict.fromkeys("bn mrd mia billion billions".split(), 10**9)
+_SCALES |= dict.fromkeys("tn trillion trillions".split(), 10**12)
 _SCALES |= {"hundred": 100, "hundreds": 100, "doz": 12, "dozen": 12, "dozens": 12, "gross": 144, "score": 20}
 _SCALES |= dict.fromkeys("lakh lakhs lac lacs".split(), 10**5) | dict.fromkeys("crore crores".split(), 10**7)
 _MONEY_SCALES = {"m": 10**6, "b": 10**9, "B": 10**9, "t": 10**12, "T": 10**12}  # $2m is no length
 
 # --- What may stand beside a number, as it leaves its value what it is ---
 
-_CURRENCY = r"(?:US|CA|AU|NZ|HK)?\$|[€£¥₹₽₩]|Rs\.?|(?:USD|EUR|GBP|INR|CAD|AUD|JPY|CNY|CHF)\b"
+_SIGNS_OF_MONEY = "$€£¥¢₹₽₩₱₫₴₦₺₿฿₪₡₲₵₸"
+_CURRENCY = rf"(?:US|CA|AU|NZ|HK)?\$|[{_SIGNS_OF_MONEY}]|Rs\.?|(?:USD|EUR|GBP|INR|CAD|AUD|JPY|CNY|CHF)\b"
 _BEFORE = re.compile(rf"(?:(?<![^ =:(])([-+]) ?)?(?:({_CURRENCY}) ?)?([-+])?( ?)$")
 _ASSIGNED = re.compile(r"[^\W\d_][\w ]{0,40}= ?$")
 _SHORT_UNITS = frozenset(
     "cm mm km dm nm kg mg ml mL dl cl kl ft lb oz hr hp kW MW GW kJ MJ Hz pt qt yd mi sq cu ms ns MB GB TB KB kB "
-    "kN Pa dB am pm an as at by in is it of on to us ea ha g h l L s m".split()
+    "kN Pa dB yr mo wk am pm AM PM an as at by in is it of on to us ea ha g h l L s m".split()
 )
 # Words that make another value, or none, of a number beside them. Signs of Chinese and Japanese do so inside a word.
 CHANGING_WORDS = frozenset(
     "or and either plus minus negative mod modulo modulus base squared cubed factorial choose power root sqrt pi "
     "sin cos tan log ln exp infinity infinite over under than least most above below between beyond exceeding not "
     "no nor never neither except without isn wasn aren cannot incorrect wrong false maybe perhaps possibly versus "
-    "vs half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths twice thrice double "
+    "vs half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth "
+    "eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths twice thrice double "
     "triple quadruple doubled tripled halved point divided multiplied zero one two three four five six seven "
     "eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty "
     "forty fifty sixty seventy eighty ninety oder und ou et mille millones millionen milliard milliards "
-    "milliarden tausend hundert тысяч тысяча тысячи миллион миллиона миллионов или"
+    "milliarden tausend hundert january february march april may june july august september october november "
+    "december monday tuesday wednesday thursday friday saturday sunday "
+    "тысяч тысяча тысячи миллион миллиона миллионов или"
     .split()
 ) | {word for word in _SCALES if word.islower() and len(word) > 1}  # fmt: skip
 _CHANGING_SIGNS = frozenset("十百千万萬億亿兆半或")
@@ -86,7 +93,15 @@ LABELS = frozenset(
     "step part case question problem exercise section chapter example method option choice approach stage phase "
     "figure equation".split()
 )
+_NAMED_OR_ORDINAL = re.compile(r"^(?: ?= ?[A-Za-z]$|(?:\^ ?)?(?:st|nd|rd|th)\b)")  # 17 = x, 17th
+_HALF_DAY = re.compile(r"\b([ap])\. ?m\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
+_OTHER_THAN = re.compile(  # "anything but 17", "the square of 17"
+    r"\b(?:but|from|than"
+    r"|(?:squares?|cubes?|reciprocal|inverse|opposite|sum|product|difference|multiples?|factors?|divisors?"
+    r"|logarithm|complement|negation) of(?: the number)?)$",
+    re.IGNORECASE,
+)
 _LETTERED = re.compile(r"[A-Za-z]-[a-z]{3}")  # T-shirts, X-rays
 _RAISED_UNIT = re.compile(r"\.?(?: ?\^ ?-?[1-9](?!\d)|[23](?!\d))?")
 
@@ -104,12 +119,12 @@ def _changes(word: str) -> bool:
 
 def _are_units(text: str) -> bool:
     """Whether only units and other words that change nothing follow a number: " km/h", " cm^2", "USD", " (apples)"."""
-    text = text.strip()
+    text = _HALF_DAY.sub(r"\1m", text.strip())
     if text.startswith("(") and text.endswith(")"):
         text = text[1:-1]
-    at = 0
+    at = 1 if text[:1] in ("'", '"') else 0  # feet and inches
     while at < len(text):
-        if text[at] in " °$€£¥₹₽₩,-/*()":
+        if text[at] in " °,-/*()" or text[at] in _SIGNS_OF_MONEY:
             at += 1
             continue
         word = _WORD.match(text, at)
@@ -117,7 +132,8 @@ def _are_units(text: str) -> bool:
             return False
         unit = word.group() in _SHORT_UNITS or len(word.group()) > 2 or not word.group().isascii()
         degrees = text[:at].rstrip().endswith("°") and word.group() in "CFK"
-        if not (unit or degrees or _LETTERED.match(text, at)):
+        each = word.group() == "a" and at > 0 or text.startswith("a ", at)  # "a day"
+        if not (unit or degrees or each or _LETTERED.match(text, at)):
             return False
         at = _RAISED_UNIT.match(text, word.end()).end()  # type: ignore[union-attr]  # the pattern matches always
     return text[-1:] not in ("-", "/", "*")
@@ -139,6 +155,8 @@ def _sign_and_money(text: str) -> tuple[int, bool] | None:
         return found
     spoken = _WORD.findall(words)
     if sign and space or not spoken or spoken[-1].lower() in LABELS or re.search(r"[^\w ,:.'\"=]|_|=.", words):
+        return None
+    if _OTHER_THAN.search(words):
         return None
     named = spoken[-1] in ("is", "are", "equals")  # "the value of n is 5": a letter there is a name
     plain = all((len(word) > 1 or named or word in "aAI") and not _changes(word) for word in spoken)
@@ -178,7 +196,9 @@ def read_number(answer: str) -> Numeral | None:
         rest, decimal = rest[power.end() :] if power else rest, True
     else:
         return None
-    if part := _AND_PART.match(rest):
+    if (parts := _PARTS_OF.match(rest)) and value.denominator == 1:
+        value, rest = value / _PARTS[parts.group()[1:4]], rest[parts.end() :]
+    elif part := _AND_PART.match(rest):
         value += Fraction(_COUNTS.get(part[1]) or int(part[1] or 1), _PARTS[part[2][:3]])
         rest = rest[part.end() :]
     for _ in range(3):
@@ -191,6 +211,7 @@ def read_number(answer: str) -> Numeral | None:
         value, rest = value * scale, rest.lstrip()[word.end() :]  # type: ignore[union-attr]  # a scale is a word
         if rest.startswith("/"):  # km/h begins with no k, but 5 k/h is unclear
             return None
+    rest = _NAMED_OR_ORDINAL.sub("", rest, count=1)
     percent = _PERCENT.match(rest)
     if not _are_units(rest[percent.end() :] if percent else rest):
         return None

@@ -15,12 +15,14 @@ from fractions import Fraction
 _SIGNS = str.maketrans(
     {c: "-" for c in "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"}
     | {c: "'" for c in "\u2018\u2019\u02bc"}
-    | {c: "" for c in "\u200b\u200c\u200d\u2060\ufeff"}  # without width
+    | {c: r"^\circ " for c in "°º˚"}
+    | {"→": "-> ", "⇒": "-> ", "➜": "-> ", "。": ".", "．": ".", "，": ", ", "、": ", ", "；": ";"}
     | {"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/"}
     | {"√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] "}
     | {"π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "≈": r"\approx "}
     | {"ℝ": r"\mathbb{R}", "…": r"\ldots ", "⋯": r"\cdots ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "}
 )
+_OVER = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]{1,20})[\u2044/]([₀₁₂₃₄₅₆₇₈₉]{1,20})")
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
@@ -48,6 +50,8 @@ def plain_signs(text: str) -> str:
     """The text in ASCII where it has a spelling for it, white space collapsed: ½ is \\frac{1}{2}, 10³ is 10^{3}. Of
     several ways to say the same in LaTeX one: \\boldsymbol{17} is {17}, \\sfrac12 is \\frac12."""
     if not text.isascii():
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # without width
+        text = _OVER.sub(lambda m: rf"\frac{{{m[1].translate(_RAISED)}}}{{{m[2].translate(_LOWERED)}}}", text)
         text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: "^{" + m.group().translate(_RAISED) + "}", text)
         text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: "_{" + m.group().translate(_LOWERED) + "}", text)
         # One character may be a whole fraction; one that only looks different from a letter or digit is that one.
@@ -74,28 +78,33 @@ _GLUE = re.compile(r" ?\\! ?|(?<=\d)\{(?=,\})|(?<=\d\{,)\}|(?<=\d,)\}(?=\d)")
 _DELIMITED = re.compile(r"^\$([^$]+)\$(?= ?\D)|\$([A-Za-z]{1,20})\$")
 _NAMED = re.compile(r"[A-Za-z] ?\{ ?[-\d]")  # of an unknown command without its backslash
 _FONT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|operatorname|rm|bf) ?(?=[{ ])")
-_DEGREES = re.compile(r"\^ ?\\circ\b|\^ ?\{ ?\\circ ?\}|\\degrees?\b|º")
+_DEGREES = re.compile(r"\^ ?\\circ\b|\^ ?\{ ?\\circ ?\}|\\degrees?\b")
 _MADE_FRACTION = re.compile(
     r"\\[dtc]?frac ?(?:\{ ?([-+]?[\d.,]+) ?\} ?\{ ?([\d.,]+) ?\}|(\d) ?(\d)(?!\d)|\{ ?(\d+) ?\}(\d))"
 )
 _REPEATING = re.compile(
     r"(?<![\d.,])(\d{0,20})\.(\d{0,20})(?:\\(?:overline|bar|dot) ?(?:\{ ?(\d{1,20}) ?\}|(\d))|\((\d{1,20})\))(?!\d)"
 )
+_GOING_ON = re.compile(
+    r"(?<![\d.,])(\d{0,20})\.(\d{0,9}?)(?:(\d)\3{2,20}|(\d\d)\4{1,20}|(\d{3})\5{1,20})(?:\.{3}|\\[lc]?dots(?![A-Za-z]))"
+)
 _UNIT = r"\{{1,2} ?([A-Za-z]{1,20}(?:\^ ?\{?[23]\}?)?) ?\}{1,2}"
 _UNIT_FRACTION = re.compile(rf"(?<=[\d ])\\[dt]?frac ?{_UNIT} ?{_UNIT}")
-_EXPONENT = re.compile(r"\^ ?\{ ?([-+]?\d+) ?\}")
+_EXPONENT = re.compile(r"\^ ?\{ ?([-+]?\d+) ?\}(?!\d)")
+_POWER_OF = re.compile(r"(?<=[\w)}\]]) ?\*\* ?(?=[-\w({])")
 _TIMES = re.compile(r"\\(?:times|cdot)\b ?")
 _CHOICE_LABEL = re.compile(r"^(?:\\(?:text|textbf|mathrm|mathbf) ?\{)?\(?[A-E]\)[:. }\\]{1,4}(?=[-\d$\\])")
-_WRAPPED = re.compile(r"(?:\$\$?|\\[(\[]|\*\*?|__?|[`\"'(\[]|\\boxed\{)(?=.)")
-_WRAPS = {"$": "$", "$$": "$$", r"\(": r"\)", r"\[": r"\]", "*": "*", "**": "**", "_": "_", "__": "__", "`": "`"}
-_WRAPS |= {'"': '"', "'": "'", "(": ")", "[": "]", r"\boxed{": "}"}
+_LED = re.compile(r"(?:[=-]>|:|\\(?:[Rr]ightarrow|implies|therefore)(?![A-Za-z])) ?")
+_WRAPPED = re.compile(r"(?:\$\$?|\\[(\[]|\*{1,3}|__?|[`\"'(\[]|\\boxed\{)(?=.)")
+_WRAPS = {"$": "$", "$$": "$$", r"\(": r"\)", r"\[": r"\]", "*": "*", "**": "**", "***": "***"}
+_WRAPS |= {"_": "_", "__": "__", "`": "`", '"': '"', "'": "'", "(": ")", "[": "]", r"\boxed{": "}"}
 
 
 def unwrapped(text: str) -> str:
-    """Without the final period, and without delimiters and brackets that enclose one number or word."""
+    """Without arrows before it, the final period, and delimiters and brackets that enclose one number or word."""
     for _ in range(4):
-        text = text.strip()
-        text = text[:-1].rstrip() if text.endswith(".") and not text.endswith("..") else text
+        text = _LED.sub("", text.strip(), count=1) if _LED.match(text.strip()) else text.strip()
+        text = text[:-1].rstrip() if text.endswith((".", ";", ":", ",")) and not text.endswith("..") else text
         start = _WRAPPED.match(text)
         end = _WRAPS[start.group()] if start else ""
         inner = text[start.end() : -len(end)] if start and text.endswith(end) else ""
@@ -106,7 +115,7 @@ def unwrapped(text: str) -> str:
 
 
 def _repeating(match: re.Match) -> str:
-    """0.1\\overline{6} as the fraction that it is."""
+    """0.1\\overline{6} and 0.1666... as the fraction that they are."""
     whole, once, *again = match.groups()
     repeated = next(filter(None, again))
     value = Fraction(int(whole + once + repeated or 0) - int(whole + once or 0))
@@ -116,7 +125,7 @@ def _repeating(match: re.Match) -> str:
 
 def without_layout(text: str) -> str:
     """A text of `plain_signs` without LaTeX's layout: \\frac{1}{2}\\text{ cm} is 1/2 cm."""
-    text = _REPEATING.sub(_repeating, _DELIMITED.sub(r"\1\2 ", text))
+    text = _GOING_ON.sub(_repeating, _REPEATING.sub(_repeating, _DELIMITED.sub(r"\1\2 ", text)))
     text = _CHOICE_LABEL.sub("", text)
     if "\\" in text or "{" in text or "~" in text:
         text = _GLUE.sub("", text).replace(r"\$", "$").replace(r"\%", "%").replace(r"\#", "#").replace(r"\approx", "≈")
@@ -125,4 +134,4 @@ def without_layout(text: str) -> str:
         text = _MADE_FRACTION.sub(lambda m: " {}/{} ".format(*filter(None, m.groups())), text)
         text = _EXPONENT.sub(r"^\1", text)
         text = text if _NAMED.search(text) else text.replace("{", " ").replace("}", " ")
-    return " ".join(text.split()).replace("**", "^") if "**" in text[1:-2] else " ".join(text.split())
+    return _POWER_OF.sub("^", " ".join(text.split()))

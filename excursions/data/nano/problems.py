@@ -32,7 +32,7 @@ LARGEST_VALUE = 99
 SIZES = {9: 5, 20: 9, 50: 20, 90: 50}  # the largest number at the start, and in a gain or loss
 EVENTS = range(6)
 CELLS = tuple(f"e{events}n{size}" for events in EVENTS for size in SIZES)
-ANSWER = re.compile(r"#### (\d+) , (\d+)")
+ANSWER = re.compile(r"#### (\d+) , (\d+)(?![\s.,;]{0,9}(?:or )?\d)")  # all of it: in a list of three there is none
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Change:
     symbol: str
     operand: int
     after: int
-    of_other: bool = False  # whether the operand is what the other person has at that point
+    of_other: bool = False  # whether the operand is what the other person has before the event
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,10 @@ def _changes(words: list[str], names: tuple[str, str], value: Sequence[int]) -> 
     if verb == "now":
         return (Change(who, mine, "=", others, others, of_other=True),)
     if verb == "and":
-        return (Change(who, mine, "=", others, others), Change(other, others, "=", mine, mine))
+        return (
+            Change(who, mine, "=", others, others, of_other=True),
+            Change(other, others, "=", mine, mine, of_other=True),
+        )
     raise ValueError(f"not an event of the language: {' '.join(words)}")
 
 
@@ -234,7 +237,7 @@ def checked_steps(text: str, completion: str) -> list[tuple[str, bool]]:
     story = _story(text)
     marked = ANSWER.search(completion)
     written = completion[: marked.start()] if marked else completion
-    to_come = [[c for changes in story.events for c in changes if c.person == p] for p in (0, 1)]
+    to_come = [[(i, c) for i, changes in enumerate(story.events) for c in changes if c.person == p] for p in (0, 1)]
     value, told, checked = list(story.start), [False, False], []
     for step in re.split(r" ?\.(?: |$)", written.strip()):
         if step := step.strip():
@@ -262,8 +265,8 @@ def _follows(step: str, names: tuple[str, str], value: list[int], told: list[boo
         return False
     person, result = names.index(match[1]), int(match[5])
     told[person] = True
-    change = next(iter(to_come[person]), None)
-    if change is not None and change.of_other and value[1 - person] != change.operand:
+    event, change = next(iter(to_come[person]), (0, None))
+    if change is not None and change.of_other and any(earlier < event for earlier, _ in to_come[1 - person]):
         change = None  # of the other person it is not derived yet
     symbol = match[3] or "="
     if change is None or change.symbol != symbol or change.after != result:
