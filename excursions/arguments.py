@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
-import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import replace
@@ -30,10 +30,12 @@ def check(args: argparse.Namespace) -> None:
             args.study = params.load(file)
             args.scale = args.scale or _scale_with(args.study, args.benchmark)
             scale_of(args)
-    if args.run.__name__ == "data":
+    if hasattr(args, "suite") and hasattr(args, "study"):
         suite_checkpoints(args.study, args.scale, args.suite, args.root)
     if hasattr(args, "recipe"):
         named_cells(args)
+    elif hasattr(args, "checkpoint") and args.model is not None and args.checkpoint is not None:
+        raise UserError(f"--checkpoint {args.checkpoint} and --model {args.model} are two models; name one of them.")
     elif hasattr(args, "checkpoint") and args.model is None:
         named_checkpoint(args)
         if args.kept is not None:
@@ -46,6 +48,8 @@ def check(args: argparse.Namespace) -> None:
         args.planned = tries.plan_try(
             args.study, args.root, args.name, args.scale, checkpoint, recipe, args.seed, args.set
         )
+    if args.run.__name__ == "grade" and args.jsonl and not (args.pred is None and args.gold is None):
+        raise UserError("--jsonl takes predictions and answers from its file; leave out --pred and --gold.")
     if args.run.__name__ == "notebook":
         args.parameters = _parameters(args.parameter)
         _check_notebook(args)
@@ -69,16 +73,59 @@ def _check_notebook(args: argparse.Namespace) -> None:
             f"{args.root / 'notebooks'} has no notebooks. Run from the project's folder, or name it: --root."
         )
     name = params.one_of(args.name, [file.stem for file in files], "notebook")
-    cells = json.loads((args.root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    tagged: dict = next((cell for cell in cells if "parameters" in cell["metadata"].get("tags", ())), {"source": []})
-    known = re.findall(r"^(\w+) =", "".join(tagged["source"]), re.M)
+    known = _defaults(args.root / "notebooks" / f"{name}.ipynb")
     for given, value in args.parameters.items():
-        params.one_of(given, known, f"parameter of the notebook {name}")
+        params.one_of(given, list(known), f"parameter of the notebook {name}")
+        if given in NUMBERS:
+            _check_number(given, value, known[given])
         if given in ("recipe", "other"):
             params.one_of(str(value), RECIPES, "recipe")
         if given == "checkpoint" and hasattr(args, "study"):
             suite = str(args.parameters.get("suite") or "main")
             params.one_of(str(value), suite_checkpoints(args.study, args.scale, suite, args.root), "checkpoint")
+    chosen = known | args.parameters
+    if name == "audit" and hasattr(args, "study"):
+        cell = tree.Cell(args.scale, *(chosen[key] for key in ("suite", "checkpoint", "recipe", "seed")))
+        if not (tree.run_folder(args.root, *cell) / "run.json").is_file():
+            raise UserError(
+                f"{tree.run_folder(args.root, *cell)} has no results to audit; `excursions train --scale {cell.scale} "
+                f"--suite {cell.suite} --checkpoint {cell.checkpoint} --recipe {cell.recipe} --seed {cell.seed}` "
+                "computes them."
+            )
+
+
+# Of parameters of notebooks that are numbers, what they may be.
+NUMBERS = {
+    "seed": params.SEED,
+    "steps": keys.Range(1, 10**6),
+    "seconds": keys.Range(1, 10**6),
+    "rollouts": keys.Range(2, 1024),
+    "number": keys.Range(0, 10**6),
+    "learning_rate": keys.Range(0, 1, above=True),
+}
+
+
+def _check_number(name: str, value: object, default: object) -> None:
+    kinds = (int,) if type(default) is int else (int, float)
+    if type(value) not in kinds or value not in NUMBERS[name]:  # type: ignore[operator]  # a number by then
+        word = "a whole number" if kinds == (int,) else "a number"
+        raise UserError(f"--parameter {name}={value}: accepted: {word}, {NUMBERS[name]}.")
+
+
+def _defaults(file: Path) -> dict[str, object]:
+    """The parameters of a notebook with their defaults. Raises UserError for what is no notebook."""
+    try:
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        source = "".join(
+            line for cell in cells if "parameters" in cell["metadata"].get("tags", ()) for line in cell["source"]
+        )
+        lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
+        return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}  # type: ignore[attr-defined]  # a name, or it is caught
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
+        raise UserError(
+            f"{file} is no notebook that can be read ({type(error).__name__}: {error}). Bring it back with "
+            f"`git checkout -- {file}`."
+        ) from None
 
 
 def suite_checkpoints(study: Study, scale: str, suite: str, root: Path) -> tuple[str, ...]:
@@ -114,6 +161,10 @@ def _check_evaluate(args: argparse.Namespace) -> None:
     if args.compare:
         useless = ("benchmark", "model", "checkpoint", "kept", "split", "general", "keep", "questions", "samples")
         useless += ("shots", "max_new_tokens", "engine", "threads")
+    if args.keep is not None and (args.keep.exists() or args.keep.is_symlink()):
+        raise UserError(
+            f"--keep {args.keep} exists; name a new file, or delete it. What is on disk is not written over."
+        )
     by = "--compare" if args.compare else "--benchmark" if args.benchmark else "evaluate without --benchmark"
     for name in useless:
         if getattr(args, name):
@@ -178,11 +229,13 @@ def _parameters(pairs: Iterable[str]) -> dict[str, object]:
         name, is_pair, text = pair.partition("=")
         if not is_pair:
             raise UserError(f"--parameter {pair}: accepted: name=value, e.g. checkpoint=p56.")
-        found[name] = value = keys.plain_value(text)
-        if name == "seed" and not (type(value) is int and value in params.SEED):
-            raise UserError(f"--parameter {pair}: accepted: a whole number, {params.SEED}.")
-        if name in ("suite", "checkpoint", "scale"):
-            found[name] = params.checked_name(text, name) if text else ""
+        if name == "scale":
+            raise UserError(f"--parameter {pair}: `--scale {text or 'nano'}` names the scale.")
+        if name in found:
+            raise UserError(f"--parameter {pair}: {name} is given twice.")
+        found[name] = keys.plain_value(text)
+        if name in ("suite", "checkpoint"):
+            found[name] = params.checked_name(text, name)
     return found
 
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -17,8 +18,24 @@ from excursions.params import ENGINES, RECIPES, SEED, UserError
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+class Once(argparse.Action):
+    """Keeps the value of an option; given twice, it is an error, and not the last value."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Raises UserError the second time."""
+        given = vars(namespace).setdefault("given", set())
+        if option_string in given:
+            raise UserError(f"{option_string} is given twice; it takes one value. `{parser.prog} --help` tells more.")
+        given.add(option_string)
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
     """Says a mistake as the commands do."""
+
+    def __init__(self, **how) -> None:
+        super().__init__(**how)
+        self.register("action", None, Once)
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError."""
@@ -45,7 +62,23 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         print(f"excursions: {error}. What was on disk before is untouched; mend it and start again.", file=sys.stderr)
         return 2
+    except Exception as error:
+        if os.environ.get("EXCURSIONS_TRACEBACK"):
+            raise
+        print(f"excursions: {_unforeseen(error)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _unforeseen(error: Exception) -> str:
+    """What to say of an error that no check has met: where it arose, and how to see more."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(str(error).split())[:300] or "no message"
+    return (
+        f"unforeseen {type(error).__name__}: {said} ({Path(last.filename).name}, line {last.lineno}). Either a file is "
+        "damaged in a way that is not checked, or this is a fault of the program; with EXCURSIONS_TRACEBACK=1 in the "
+        "environment the same command shows all of it."
+    )
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -115,6 +115,22 @@ MISTAKES = [
     ("notebook audit -p seed=nan", "--parameter seed=nan: accepted: a whole number"),
     ("notebook audit -p checkpoint={", "'{' cannot be the name of a checkpoint"),
     ("notebook audit -p suite=../x", "'../x' cannot be the name of a suite"),
+    ("notebook audit -p seed=1000", "has no results to audit; `excursions train --scale nano --suite main"),
+    ("notebook audit -p steps=0", "--parameter steps=0: accepted: a whole number, 1 to"),
+    ("notebook 00_start_here -p learning_rate=0", "accepted: a number, 0 to 1, not 0 itself"),
+    ("notebook 00_start_here -p rollouts=1.5", "accepted: a whole number, 2 to"),
+    ("notebook early_rl -p scale=paper", "`--scale paper` names the scale"),
+    ("notebook early_rl -p suite=", "'' cannot be the name of a suite"),
+    ("notebook early_rl -p suite=main suite=main", "suite is given twice"),
+    ("train --scale nano --scale smoke", "--scale is given twice"),
+    ("sample --checkpoint p20 --model x", "are two models; name one of them"),
+    ("sample -n 3 -n 4", "-n is given twice"),
+    ("try --checkpoint p20 --recipe rl --name x --set rl.steps=1 rl.steps=2", "rl.steps is given twice"),
+    ("pretrain --suite mian", "Did you mean 'main'?"),
+    ("export --suite mian", "Did you mean 'main'?"),
+    ("evaluate --benchmark easy --keep README.md", "--keep README.md exists; name a new file, or delete it"),
+    ("evaluate --benchmark easy --keep /dev/null", "exists; name a new file, or delete it"),
+    ("grade --jsonl x --pred 5", "leave out --pred and --gold"),
     ("grade --pred 5", "grade needs --pred and --gold, or --jsonl FILE"),
     ("train --root nowhere", "params.yaml does not exist"),
 ]
@@ -126,6 +142,27 @@ def test_a_mistake_is_one_sentence(command, said, capsys, monkeypatch):
     assert cli.main(command.split(" ")) == 2
     told = capsys.readouterr().err
     assert said in told and told.startswith("excursions: ") and told.count("\n") == 1
+
+
+def test_what_no_check_has_met_is_one_sentence_too(capsys, monkeypatch):
+    monkeypatch.setattr("excursions.grading.grade.is_correct", lambda *pair: 1 / 0)
+    assert cli.main(["grade", "--pred", "5", "--gold", "5"]) == 1
+    told = capsys.readouterr().err
+    assert "unforeseen ZeroDivisionError: division by zero (test_arguments.py, line" in told and told.count("\n") == 1
+    monkeypatch.setenv("EXCURSIONS_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["grade", "--pred", "5", "--gold", "5"])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"cells": [{}]}', '{"cells": [{"metadata": {"tags": ["parameters"]}}]}']
+)
+def test_a_damaged_notebook_is_one_sentence(content, tmp_path, capsys):
+    write_study(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "early_rl.ipynb").write_text(content)
+    assert cli.main(["notebook", "early_rl", "--scale", "smoke", "--root", str(tmp_path)]) == 2
+    assert "is no notebook that can be read" in capsys.readouterr().err
 
 
 def test_a_mistake_is_told_before_anything_heavy_is_imported():
@@ -154,8 +191,8 @@ def test_threads_that_are_no_number_are_refused(said, monkeypatch):
 def test_options_that_are_given_again_add_up_and_nothing_is_named_twice(parsed):
     args = parsed("train", "--recipe", "rl", "--recipe", "sft", "rl", "--seed", "0", "0", "--checkpoint", "p20")
     assert named_cells(args) == [("nano", "main", "p20", "rl", 0), ("nano", "main", "p20", "sft", 0)]
-    args = parsed("notebook", "audit", "-p", "checkpoint=p56", "-p", "recipe=parallel", "seed=2")
-    assert args.parameters == {"checkpoint": "p56", "recipe": "parallel", "seed": 2}
+    args = parsed("notebook", "audit", "-p", "checkpoint=p56", "-p", "recipe=parallel", "seed=0")
+    assert args.parameters == {"checkpoint": "p56", "recipe": "parallel", "seed": 0}
     assert parsed("train").recipe == [], "the default is not what the call before has added"
 
 

@@ -516,6 +516,12 @@ def test_missing_and_damaged_claims_are_errors(tmp_path, paper_like):
     file.write_text('[{"id": "x"}]')
     with pytest.raises(UserError, match="early_rl.json is not a list of claims"):
         claims.load_claims(tmp_path, "nano")
+    for figure in claims.FIGURES:
+        claims.write_claims(tmp_path, "nano", figure, claims.evaluate_claims(paper_like, figure))
+    claims.load_claims(tmp_path, "nano")
+    file.write_text(json.dumps(json.loads(file.read_text())[1:]))
+    with pytest.raises(UserError, match="do not hold the claims of this code, each once: .*dvc repro"):
+        claims.load_claims(tmp_path, "nano")
     with pytest.raises(UserError, match="no claims of a figure 'early'.*early_rl"):
         claims.evaluate_claims(paper_like, "early")
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import distributed_work
 import pandas as pd
 import pytest
+import yaml
 from hub_project import write_params
 
 from excursions import cli
@@ -109,6 +110,10 @@ def test_two_processes_give_the_results_of_one(alone, hub_project, hub_scale, tm
 def test_pretraining_on_packed_text_resumes_to_the_same_bytes(hub_project, hub_scale, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
     straight, resumed = (copy_of(hub_project, tmp_path / name, hub_scale) for name in ("straight", "resumed"))
+    for root in (straight, resumed):
+        raw = yaml.safe_load((root / "params.yaml").read_text())
+        raw["suites"]["own"] = {"checkpoints": ["p88"], "recipes": ["base"], "seeds": [0]}
+        (root / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     command = ["pretrain", "--scale", "paper", "--suite", "own", "--root"]
     assert cli.main([*command, str(straight)]) == 0
     steps, loss = iter(range(1, 100)), pretrain.next_token_loss

@@ -65,8 +65,12 @@ def test_results_of_other_protocols_are_not_compared(kept, tmp_path):
     with pytest.raises(UserError, match=r"they differ in shots \(1 and 0\)"):
         compare(kept[0], tmp_path / "other.jsonl")
     (tmp_path / "less.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (about, *samples[8:])))
-    with pytest.raises(UserError, match="they differ in the questions"):
+    with pytest.raises(UserError, match="it does not hold 8 completions of each of 3 questions"):
         compare(kept[0], tmp_path / "less.jsonl")
+    renamed = [row | {"question_id": f"another {row['question_id']}"} for row in samples]
+    (tmp_path / "others.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (about, *renamed)))
+    with pytest.raises(UserError, match="they differ in the questions"):
+        compare(kept[0], tmp_path / "others.jsonl")
     for text in ("", "{}", "no JSON", json.dumps(about)):
         (tmp_path / "bad.jsonl").write_text(text)
         with pytest.raises(UserError, match="bad.jsonl could not be read .*--keep"):

@@ -220,6 +220,8 @@ def first(table, **values):
         (lambda table: first(table, n=1.5), "'n' is double, expected int64"),
         (lambda table: pd.concat([table, table[:3]]), "a second row with the same step, benchmark, question_id"),
         (lambda table: table[:0], "the table has no rows"),
+        (lambda table: table[1:], "its first step, 0, and its last one are not of the same questions"),
+        (lambda table: table[table["step"] == table["step"].max()], "its first step, 0, and its last one"),
         (lambda table: table.drop(columns="correct"), "column 'correct' is missing; found: scale, suite"),
         (lambda table: table.assign(n="many"), "column 'n' is .*string, expected int64"),
         (
@@ -235,6 +237,20 @@ def test_a_wrong_table_is_named_with_the_remedy(tmp_path, change, message):
         results.load_outcomes(tmp_path, "nano")
     assert str(file) in str(caught.value)
     assert f"git checkout -- {file}" in str(caught.value) and "dvc repro" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: first(table, reward=1.5), "'reward' is 1.5, accepted: 0 to 1"),
+        (lambda table: first(table, entropy=-0.1), "'entropy' is -0.1, accepted: 0 or more"),
+        (lambda table: table[1:], "the log has not one row for each step"),
+    ],
+)
+def test_an_impossible_log_is_named(tmp_path, change, message):
+    rewrite(write(tmp_path) / "training.parquet", change)
+    with pytest.raises(UserError, match=message):
+        results.load_training(tmp_path, "nano")
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):

@@ -23,7 +23,7 @@ from excursions.study import code, equality, one_run, pool
 from excursions.study.one_run import train_run, use_cores
 from excursions.study.plan import describe_plan
 from excursions.study.pool import train_runs
-from excursions.study.run import Run, about, fingerprint, status
+from excursions.study.run import FILES, Run, about, fingerprint, status
 from excursions.training import recipes
 
 TIMES = ["step_time", "share_rollout", "share_grading", "share_training", "sft_time"]
@@ -101,6 +101,19 @@ def test_a_damaged_run_json_is_as_if_absent(project, smoke, content, capsys):
     (run.folder(project) / "run.json").write_text(content)
     assert status(run, smoke, project) == "to compute" and "to compute" in describe_plan([run], smoke, project)[0]
     assert "is taken as absent" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_run_without_one_of_its_files_is_to_compute(project, smoke, name, capsys):
+    run = Run("smoke", "main", "p88", "base", 0)
+    train_runs([run], smoke, project)
+    assert status(run, smoke, project) == "there"
+    content = (run.folder(project) / name).read_bytes()
+    (run.folder(project) / name).write_bytes(b"")
+    assert status(run, smoke, project) == "to compute" and f"{name} is missing or empty" in capsys.readouterr().out
+    (run.folder(project) / name).unlink()
+    assert status(run, smoke, project) == "to compute"
+    (run.folder(project) / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("recipe", ["parallel", "sft_rl"])

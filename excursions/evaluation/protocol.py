@@ -160,9 +160,14 @@ def load_kept(path: Path) -> tuple[dict, list[dict]]:
     """How a model was asked, and its completions. Raises UserError for a file that `measure` did not write."""
     try:
         about, *samples = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        if not samples or set(ASKED) - set(about) or any({"correct", "question_id"} - set(row) for row in samples):
+        if not samples or set(ASKED) - set(about) or any(type(row["correct"]) is not bool for row in samples):
             raise ValueError("it lacks what such a file has")
-    except (OSError, ValueError, TypeError) as error:
+        counts = Counter(row["question_id"] for row in samples)
+        if len(counts) != about["questions"] or {*counts.values()} != {about["samples"]}:
+            raise ValueError(
+                f"it does not hold {about['samples']} completions of each of {about['questions']} questions"
+            )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} could not be read ({error}); accepted: a file that `excursions evaluate --keep` has written."
         ) from None

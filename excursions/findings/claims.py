@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter
 
+from excursions import keys
 from excursions.files import write_json
 from excursions.findings import checks, measures, published, statistics
 from excursions.findings.checks import Check, Contrast, NotMeasurable
@@ -121,7 +122,13 @@ def load_claims(root: Path | str, scale: str) -> list[Claim]:
     """All claims of a scale as the notebooks wrote them, in the order of the paper, with Holm's p-values."""
     found = [claim for figure in FIGURES for claim in load_claims_of(root, scale, figure)]
     order = {check.id: number for number, check in enumerate(CHECKS)}
-    return _adjusted(sorted(found, key=lambda claim: order.get(claim.id, len(order))))
+    if {*order} != {claim.id for claim in found} or len(order) != len(found):
+        odd = keys.listed(sorted({*order} ^ {claim.id for claim in found}) or ["one is there twice"])
+        raise UserError(
+            f"the files of {claims_file(root, scale, FIGURES[0]).parent} do not hold the claims of this code, each "
+            f"once: {odd}. Make them with `dvc repro`."
+        )
+    return _adjusted(sorted(found, key=lambda claim: order[claim.id]))
 
 
 def load_claims_of(root: Path | str, scale: str, figure: str) -> list[Claim]:

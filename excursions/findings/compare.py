@@ -13,7 +13,7 @@ from excursions import params, tree
 from excursions.files import read_json
 from excursions.findings import curves, estimates, plotting
 from excursions.params import UserError
-from excursions.results import tables
+from excursions.results import schemas, tables
 
 NOTE = "Intervals of 95%, paired on the questions; from one seed they do not hold for other training runs."
 
@@ -38,7 +38,7 @@ def compare(root: Path, name: str) -> tuple[pd.DataFrame, str]:
         found = {}
         for arm, home in (("try", folder), ("study", root)):
             run = tree.run_folder(home, scale, "main", *cell)
-            found[arm] = read_json(run / "run.json")
+            found[arm] = read_json(run / "run.json", schemas.RUN)
             if found[arm] is None:
                 raise UserError(f"{run} has no results; `{_command(home, scale, *cell)}` computes them.")
             rows.append(estimates.last_step(tables.load_files([run], "outcomes")).assign(arm=arm))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # jsonschema would check addresses with it; no notebook has any, and its import builds a parser for seconds.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+LONGEST_TEMPDIR = 70
 # Variables that begin so tell Python, IPython, Jupyter and matplotlib to do otherwise than they do by default.
 SETTINGS = ("PYTHON", "IPYTHON", "JUPYTER", "MPL", "MATPLOTLIB")
 
@@ -72,7 +73,9 @@ def _own_kernel(root: Path) -> Iterator[type]:
     # found on a PATH with relative folders it is relative, too, and a kernel starts in another folder
     sys.executable = os.path.abspath(sys.executable)
     path = [str(Path(excursions.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]
-    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+    # the name of a socket has at most 107 bytes (on macOS 103), which a long TMPDIR can exceed
+    place = tempfile.gettempdir() if len(os.fsencode(tempfile.gettempdir())) < LONGEST_TEMPDIR else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="kernel-", dir=place) as folder:
         own = {
             "IPYTHONDIR": folder,
             "JUPYTER_CONFIG_DIR": folder,

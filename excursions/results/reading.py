@@ -28,7 +28,7 @@ def identity(folder: Path) -> dict[str, str | int]:
     """What the path of a run says it is."""
     scale, suite, checkpoint, recipe, seed = folder.parts[-5:]
     number = seed.removeprefix("seed-")
-    if not number.isdecimal():
+    if not number.isdecimal() or number != str(int(number)):
         raise UserError(f"{folder}: the folder of a run is named seed-<number>. Rename or delete it.")
     return {"scale": scale, "suite": suite, "checkpoint": checkpoint, "recipe": recipe, "seed": int(number)}
 
@@ -54,7 +54,7 @@ def _check(whole: pa.Table, files: Sequence[Path], lengths: Sequence[int], schem
     if not schema.may_be_empty and 0 in lengths:
         raise damaged(files[lengths.index(0)], "the table has no rows")
     run = np.repeat(np.arange(len(files)), lengths)
-    fault = schema.fault(whole, run)
+    fault = schema.fault(whole, run) or _gap(whole, run, schema)
     expected = pd.DataFrame([identity(file.parent) for file in files])
     for column in (column for column in expected if not fault and column in whole.column_names):
         values = whole[column].combine_chunks()
@@ -72,6 +72,21 @@ def _check(whole: pa.Table, files: Sequence[Path], lengths: Sequence[int], schem
         names = {name: whole[name][row].as_py() for name in schema.key if name in whole.column_names}
         where = ", ".join(f"{name} {value}" for name, value in names.items())
         raise damaged(files[run[row]], f"{what} ({where})")
+
+
+def _gap(whole: pa.Table, run: np.ndarray, schema: Schema) -> tuple[int, str] | None:
+    """The first row of a run that lacks some: of outcomes, questions of its first or last step; of a log, a step."""
+    if schema is schemas.GENERAL or "step" not in whole.column_names or not len(whole):
+        return None
+    step, first = whole["step"].to_numpy(), np.flatnonzero(np.diff(run, prepend=-1))
+    last = np.maximum.reduceat(step, first)
+    rows = np.diff(first, append=len(run))
+    if schema is schemas.TRAINING:
+        wrong, what = rows != last, "the log has not one row for each step"
+    else:
+        at_first, at_last = (np.add.reduceat(step == at, first) for at in (0, np.repeat(last, rows)))
+        wrong, what = at_first != at_last, "its first step, 0, and its last one are not of the same questions"
+    return (int(first[wrong.argmax()]), what) if wrong.any() else None
 
 
 def _place(folder: Path, table: pa.Table) -> tuple:

@@ -6,6 +6,7 @@ in words, without the file's name and the remedy, which `tables` adds.
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ MEASUREMENTS = (
     "reward reward_std frac_reward_zero_std completions/mean_length completions/clipped_ratio entropy loss "
     "grad_norm num_tokens step_time share_rollout share_grading share_training"
 ).split()
+SHARES = [name for name in MEASUREMENTS if name == "reward" or re.search("share|ratio|frac", name)]
+AMOUNTS = [name for name in MEASUREMENTS if name not in (*SHARES, "loss")]
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ GENERAL = Schema(
 TRAINING = Schema(
     IDENTITY | {"step": pa.int64()} | dict.fromkeys(MEASUREMENTS, pa.float64()),
     key=("step",),
-    limits=_WHO | {"step": (1, None)},
+    limits=_WHO | {"step": (1, None)} | dict.fromkeys(SHARES, (0, 1)) | dict.fromkeys(AMOUNTS, (0, None)),
     nullable=tuple(MEASUREMENTS),
     may_be_empty=True,  # `base` does not train
 )

@@ -70,5 +70,5 @@ def _step(file: Path, line: bytes) -> tuple[int, int, str]:
         row = json.loads(line.decode())
         shown = "  ".join(f"{label} {row[name]:.3g}" for name, label in SHOWN.items() if row.get(name) is not None)
         return int(row["step"]), int(row["steps"]), f"step {row['step']}/{row['steps']}  {shown}"
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{file}: {line[:80]!r} is not a step of a log; `rm {file}` forgets it.") from None

@@ -20,6 +20,7 @@ from excursions.results import schemas
 from excursions.study import code
 
 CHAT_FILES = ("chat_template.jinja", "tokenizer_config.json")  # where a tokenizer keeps its chat template
+FILES = ("outcomes.parquet", "general.parquet", "training.parquet", "samples.jsonl.gz")  # beside run.json
 Status = Literal["there", "code changed", "to compute"]
 
 
@@ -129,4 +130,9 @@ def status(run: Run, scale: Scale, root: Path) -> Status:
     found = about(run, root)
     if found is None or found.get("fingerprint") != fingerprint(run, scale, root):
         return "to compute"
+    for name in FILES:
+        file = run.folder(root) / name
+        if not file.is_file() or file.stat().st_size == 0:
+            print(f"{file} is missing or empty, so this run is taken as not computed", flush=True)
+            return "to compute"
     return "there" if found.get("code", {}).get("digest") == code_digest(run, scale) else "code changed"

@@ -36,6 +36,10 @@ def run_smoke(root: Path, keep: Path | None = None) -> Path:
             if name.split("/")[0] not in GENERATED and (root / name).is_file():
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, copy / name)
+        if not (copy / "params.yaml").is_file():
+            raise UserError(
+                f"{root / 'params.yaml'} does not exist. Run from the project's folder, or name it: --root."
+            )
         params = with_head(keys.read_yaml(copy / "params.yaml"), STUDY)
         (copy / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
         without_git(copy)
@@ -51,7 +55,7 @@ def run_smoke(root: Path, keep: Path | None = None) -> Path:
 
 def with_head(raw: dict, head: dict) -> dict:
     """params.yaml with other top-level keys, and of its suites the public ones alone: ours name checkpoints of nano."""
-    public = {name: suite for name, suite in raw["suites"].items() if "model" in suite}
+    public = {name: suite for name, suite in (raw.get("suites") or {}).items() if "model" in suite}
     return raw | {"suites": public} | head
 
 
@@ -71,7 +75,9 @@ def _files(root: Path) -> list[str]:
     """The project's files: what git tracks or would; without git all but environments, state and what is hidden."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     if (root / ".git").exists() and shutil.which("git"):
-        return [name for name in subprocess.check_output(listing, cwd=root, text=True).split("\0") if name]
+        found = subprocess.run(listing, cwd=root, text=True, capture_output=True)
+        if found.returncode == 0:
+            return [name for name in found.stdout.split("\0") if name]
     names = [file.relative_to(root) for file in root.rglob("*") if file.is_file()]
     hidden = [name for name in names if name.parts[0] in LEFT_OUT or "__pycache__" in name.parts]
     return sorted(

@@ -96,6 +96,8 @@ def settings(pairs: Iterable[str], recipe: str) -> dict[str, dict[str, object]]:
         if not is_pair:
             raise UserError(f"--set {pair}: accepted: block.key=value, e.g. rl.learning_rate=2e-4.")
         block, _, key = params.one_of(dotted, known, f"key that {recipe} reads").partition(".")
+        if key in found.get(block, {}):
+            raise UserError(f"--set {pair}: {dotted} is given twice.")
         value = keys.plain_value(text)
         keys.build_key(BLOCKS[block], key, value, "--set", dotted)
         found.setdefault(block, {})[key] = value

@@ -21,7 +21,7 @@ def verify(root: Path, scales: tuple[str, ...]) -> tuple[list[str], list[str]]:
     lock = root / "dvc.lock"
     if not lock.is_file():
         raise UserError(f"{lock} does not exist, so nothing was made yet; `dvc repro` makes it.")
-    made = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
+    made = _stages(lock)
     known = [stage for name in result_stages(root) for stage in (name, *(f"{name}@{scale}" for scale in scales))]
     stages = [stage for stage in known if stage in made]
     files = [out["path"] for stage in stages for out in made[stage]["outs"]]
@@ -33,7 +33,10 @@ def verify(root: Path, scales: tuple[str, ...]) -> tuple[list[str], list[str]]:
         env=environment(root.absolute()),
     )
     if done.returncode:
-        raise UserError("`dvc repro` failed, its last lines say why; `git checkout -- .` brings back what it removed.")
+        places = " ".join(dict.fromkeys(file.split("/")[0] for file in files))
+        raise UserError(
+            f"`dvc repro` failed, its last lines say why; `git checkout -- {places}` brings back what it made."
+        )
     return files, [file for file in files if file_digest(root / file) != before[file]]
 
 
@@ -42,5 +45,18 @@ def result_stages(root: Path) -> dict[str, dict]:
     file = root / "dvc.yaml"
     if not file.is_file():
         raise UserError(f"{file} does not exist. Run from the project's folder, or name it with --root.")
-    stages = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
-    return {name: stage for name, stage in stages.items() if " notebook " in stage["cmd"] or name == "site"}
+    return {
+        name: stage for name, stage in _stages(file).items() if " notebook " in str(stage.get("cmd")) or name == "site"
+    }
+
+
+def _stages(file: Path) -> dict[str, dict]:
+    """Of dvc.yaml or dvc.lock. Raises UserError for one that cannot be read."""
+    try:
+        stages = yaml.safe_load(file.read_text(encoding="utf-8"))["stages"]
+        if all(isinstance(stage, dict) for stage in stages.values()):
+            return stages
+        what = "a stage is no mapping"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    raise UserError(f"{file} cannot be read ({what}). Bring it back with `git checkout -- {file}`.")
