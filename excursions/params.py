@@ -252,6 +252,11 @@ def _check_study(study: Study) -> None:
                     f"{path}: more_seeds.{recipe}.{checkpoint} is {list(seeds)}; accepted: seeds that are not in "
                     f"seeds ({', '.join(map(str, study.seeds))}), each once."
                 )
+    for name in study.keep_models:
+        checkpoint, _, seed = name.partition("/seed-")
+        one_of(checkpoint, study.checkpoints, f"checkpoint in checkpoints (key 'keep_models' of {path})")
+        if not any(int(seed) in study.seeds_of(recipe, checkpoint) for recipe in study.recipes):
+            raise UserError(f"{path}: keep_models has {name}; accepted: seeds of {checkpoint} that are computed.")
     for name, suite in study.suites.items():
         _check_suite(study, name, suite)
 

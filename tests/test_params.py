@@ -150,6 +150,8 @@ WRONG = [
     ("more_seeds", {"rl": {"p08": [1, 0]}}, "more_seeds.rl.p08 is [1, 0]; accepted: seeds that are not"),
     ("more_seeds", {1: {}}, "'more_seeds' has the name 1; accepted: text"),
     ("more_seed", {}, "unknown key 'more_seed'"),
+    ("keep_models", ["p40/seed-7"], "keep_models has p40/seed-7; accepted: seeds of p40 that are computed"),
+    ("keep_models", ["p41/seed-0"], "There is no checkpoint in checkpoints (key 'keep_models'"),
     ("keep_models", ["p40/seed-x"], "accepted: <checkpoint>/seed-<k>"),
     ("../x", RAW["smoke"], "cannot be the name of a scale"),
     ("large", {"rl": RAW["nano"]["rl"]}, "missing key 'large.model'"),

@@ -103,6 +103,12 @@ def test_a_damaged_run_json_is_as_if_absent(project, smoke, content, capsys):
     assert "is taken as absent" in capsys.readouterr().out
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_run(project, smoke):
+    (project / "results").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written: .*results is no folder"):
+        train_runs([Run("smoke", "main", "p88", "base", 0)], smoke, project)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_run_without_one_of_its_files_is_to_compute(project, smoke, name, capsys):
     run = Run("smoke", "main", "p88", "base", 0)

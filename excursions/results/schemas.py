@@ -183,7 +183,9 @@ class DataFile(TypedDict):
     """results/<scale>/data.json, what is known of the questions; it holds more."""
 
     # benchmark -> k -> pass@k in percent of answers drawn from those of the training questions, unread
-    guess_floor: NotRequired[dict[str, dict[str, Annotated[float, Field(ge=0, le=100)]]]]
+    guess_floor: NotRequired[
+        dict[str, dict[Annotated[str, Field(pattern="^[1-9][0-9]{0,5}$")], Annotated[float, Field(ge=0, le=100)]]]
+    ]
 
 
 RUN, SUITE, SAMPLE, DATA = (TypeAdapter(kind) for kind in (RunFile, SuiteFile, Sample, DataFile))

@@ -33,6 +33,9 @@ def train_runs(wanted: Sequence[Run], scale: Scale, root: Path, keep: Iterable[R
     """
     for checkpoint in dict.fromkeys(run.checkpoint for run in wanted):
         tables.tokens_of(root, wanted[0].scale, wanted[0].suite, checkpoint)  # what a run would miss after its hours
+    for run in wanted[:1]:
+        _check_writable(run.folder(root))
+        _check_writable(run.scratch(root))
     source = open_source(scale)
     keep = set(keep)
     todo: list[Run] = []
@@ -60,6 +63,13 @@ def train_runs(wanted: Sequence[Run], scale: Scale, root: Path, keep: Iterable[R
     if todo:
         _pool(todo, scale, root, keep)
     return todo
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises UserError for a folder that cannot be made or written to, which would be found out after the hours."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise UserError(f"{folder} cannot be written: {there} is no folder that this user may write to.")
 
 
 def in_order(runs: Iterable[Run]) -> list[Run]:
