@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from excursions.grading import answers, math_worker, numerals, spelling
+from excursions.grading import answers, kinds, math_worker, numerals, spelling, working
 from excursions.grading import grade as grade_module
 from excursions.grading.answers import LONGEST_ANSWER, LONGEST_READ
 from excursions.grading.grade import extract_answer, grade_batch, grade_jsonl, is_correct
@@ -386,6 +386,77 @@ def test_the_first_part_of_an_answer_is_not_the_answer(text, gold):
     assert not is_correct(text, gold, marked_only=True)
 
 
+# What models write around and behind an answer.
+WRITTEN_RIGHT = [
+    ("#### Janet makes 18 dollars every day at the farmers' market.", "18"),
+    ("#### She makes $18 every day at the farmers' market.", "18"),
+    ("**Answer:** Janet makes $18 every day at the farmers' market.", "18"),
+    ("\\boxed{18\\text{ dollars at the farmers' market}}", "18"),
+    ("#### Janet's earnings: $18", "18"),
+    ("#### 18 of Tom's apples", "18"),
+    ("#### 18 people didn't vote", "18"),
+    ("\\boxed{9 \\times \\$2 = \\$18}", "18"),
+    ("The answer is $9 \\times 2 = \\$18$.", "18"),
+    ("\\boxed{\\$10 - \\$3 = \\$7}", "7"),
+    ("\\boxed{\\text{Cost} = 1 + 2 = 3\\text{ dollars}}", "3"),
+    ("\\boxed{\\text{Cost} = \\$1 + \\$2 = \\$3}", "3"),
+    ("\\boxed{3\\text{ apples} + 4\\text{ apples} = 7\\text{ apples}}", "7"),
+    ("The answer is 9 eggs * 2 dollars = 18 dollars.", "18"),
+    ("#### Final Answer\n\n18", "18"),
+    ("#### Final Answer\n**18**", "18"),
+    ("#### Answer\n18", "18"),
+    ("The answer is *18*.", "18"),
+    ("**Answer**: *3*", "3"),
+    ("#### 18<end_of_turn>", "18"),
+    ("#### 18<end_of_turn>\n<start_of_turn>user\n#### 20", "18"),
+    ("#### 18 boys and girls", "18"),
+    ("#### 18 more cards than Bob", "18"),
+    ("#### 18 hours on Monday", "18"),
+    ("\\boxed{18\\text{ days in May}}", "18"),
+    ("#### 18 points per quarter", "18"),
+    ("Answer: 18 (since 9 x 2 = 18)", "18"),
+    ("#### 18 (9 * 2)", "18"),
+    ("#### 3, since 1+2=3", "3"),
+    ("#### 3 = 1 + 2", "3"),
+    ("\\boxed{18} million", "18000000"),
+    ("\\boxed{5} dozen", "60"),
+    ("#### 18 ✅", "18"),
+    ("\\boxed{3 \\checkmark}", "3"),
+    ("$\\boxed{D.}$", "\\text{(D)}"),
+    ("$\\boxed{\\text{Option B}}$", "\\text{B}"),
+    ("$\\boxed{C \\text{ and } E}$", "\\text{C,E}"),
+    ("$\\boxed{\\text{June } 20}$", "\\text{June 20}"),
+    ("\\boxed{7_{10}}", "7"),
+]
+WRITTEN_WRONG = [
+    ("#### x=1 y=2 z=3", "3"),
+    ("The answer is Tom=2 Ann=3", "3"),
+    ("\\boxed{18} \\text{ or } 19", "18"),
+    ("\\boxed{18}, 19, 20", "18"),
+    ("\\boxed{18} million", "18"),
+    ("\\boxed{18 \\text{ tens}}", "18"),
+    ("\\boxed{\\text{Total} = 17 = 18}", "18"),
+    ("\\boxed{10^{10^{10}}}", "18"),
+    ("\\boxed{100000!}", "18"),
+    ("#### 17 (18)", "17"),
+    ("#### 17 (or 18)", "17"),
+    ("#### 17 apples and 18 pears", "17"),
+    ("#### 3 = 4 - 1", "4"),
+    ("#### 5 = 6", "5"),
+    ("#### 5 = 6", "6"),
+]
+
+
+@pytest.mark.parametrize(("text", "gold"), WRITTEN_RIGHT)
+def test_an_answer_in_a_sentence_or_with_its_working_is_read(text, gold):
+    assert is_correct(text, gold, marked_only=True)
+
+
+@pytest.mark.parametrize(("text", "gold"), WRITTEN_WRONG)
+def test_an_answer_beside_another_one_is_none(text, gold):
+    assert not is_correct(text, gold, marked_only=True)
+
+
 def test_a_case_is_no_answer():
     assert not is_correct("#### Case $n=1$", "1") and is_correct("#### $n=1$", "1")
 
@@ -469,11 +540,13 @@ def grows_linearly(work, prefix: str, pump: str, suffix: str, size: int) -> bool
     return False
 
 
-@pytest.mark.parametrize("module", [answers, numerals, spelling, grade_module], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [answers, kinds, numerals, spelling, working, grade_module], ids=lambda module: module.__name__
+)
 def test_every_pattern_is_linear(module):
     source = Path(module.__file__).read_text(encoding="utf-8")
     patterns = {name: value for name, value in vars(module).items() if isinstance(value, re.Pattern)}
-    assert len(patterns) > 10
+    assert len(patterns) >= 5
     for name, pattern in patterns.items():
         searched = re.search(rf"\b{name}\.(?:search|sub|finditer|findall|split)\b", source)
         work = (lambda text, p=pattern: deque(p.finditer(text), maxlen=0)) if searched else pattern.match

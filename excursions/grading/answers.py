@@ -24,7 +24,7 @@ LONGEST_ANSWER = 4_000  # characters; the longest gold answer of MATH has 158
 MOST_STATED = 20  # "the answer is" that are tried, from the last
 
 _NEW_QUESTION = re.compile(
-    r"<\|\w{1,40}\|>|</s>|<eos>|\bquestion {0,3}:"
+    r"<\|\w{1,40}\|>|</s>|<(?:eos|bos|pad|end_of_turn|start_of_turn)>|\bquestion {0,3}:"
     r"|^[^\w\n]{0,10}(?:question|problem|exercise|instruction|human|user|q)[ \t]{0,3}:",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -39,9 +39,15 @@ _PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 _JOINED = re.compile(r"(?:[^\n]{0,60}(?:,|;|\band\b|\bor\b))?[^A-Za-z0-9\n]{0,10}")
-_OR_ANOTHER = re.compile(r"[$\s)\]*\\]{0,6}(?:,\s)?or [-$\\(]{0,3}\d")
+_AFTER_BOX = r"[$\s)\]*\\]{0,6}"
+_OR_ANOTHER = re.compile(
+    rf"{_AFTER_BOX}(?:(?:,\s)?or |text\{{,? ?or ?\}} ?)[-$\\(]{{0,3}}\d|{_AFTER_BOX}(?:, ?-?\d[\d.]{{0,20}}){{1,9}}\s*$"
+)
+_TIMES_BOX = re.compile(rf"{_AFTER_BOX}(hundred|thousand|million|billion|trillion|dozen)\b")
 _LATEX_GLUE = re.compile(r"\\(?:text|mbox|quad|qquad)\b")
-_HASHES = re.compile(r"####(?!#)[ \t]{0,99}\n?([^\n#]*)")
+_HASHES = re.compile(
+    r"####(?!#)[ \t]{0,99}(?:(?i:(?:\*\*)?(?:the )?(?:final )?answer:?(?:\*\*)?:?[ \t]{0,9})\n\s{0,9}|\n)?([^\n#]*)"
+)
 _STEP = re.compile(
     r"\W{0,3}(?:\d{1,3}[.):] [A-Za-z]"
     r"|(?i:step|part|case|question|problem|method|solution|example|day|stage|approach|phase) ?\d{1,3} ?(?![\d.,]))"
@@ -133,6 +139,8 @@ def _boxed(text: str) -> _Found:
     whole = ", ".join(reversed(joined)) if len(joined) > 1 else None
     if _OR_ANOTHER.match(text, boxes[-1][1]):
         joined[0], whole = f"{joined[0]} or another", None  # 17 or 18, of which one is boxed
+    elif scale := _TIMES_BOX.match(text, boxes[-1][1]):
+        joined[0] += f" {scale[1]}"
     return [(boxes[0][1], Marked(boxes[0][2])), (boxes[-1][1], Marked(joined[0], whole))]
 
 
@@ -158,7 +166,7 @@ def _hashed(text: str) -> _Found:
         ended = _SENTENCE_END.search(answer)
         answer = answer[: ended.start()] if ended else answer
         behind = match.start(1) + len(answer)
-        answer = answer.strip()
+        answer = _REASON.split(answer, maxsplit=1)[0].strip()
         if answer and not _PLACEHOLDER.fullmatch(answer) and not _is_heading(answer, last=match.end() >= end):
             if _MORE_GUESSES.fullmatch(text, behind):
                 answer = f"{answer}, {text[behind : behind + LONGEST_ANSWER].strip()}"  # a list of guesses
@@ -203,7 +211,7 @@ def _sentence(rest: str) -> str:
     end = _STATED_END.search(rest, start)
     tail = _REASON.split(rest[start : end.start() if end else None], maxsplit=1)[0]
     if formula is None:
-        return tail.strip()
+        return tail.strip().rstrip("* ")
     if _CONTINUED.match(tail) or changing_words(tail) - {"and"}:
         return _DELIMITER.sub("", rest[:start] + tail).strip()  # "$17$ million", "$17$ or $18$"
     return next(filter(None, formula.groups())).strip()

@@ -21,8 +21,10 @@ from typing import NamedTuple
 
 from excursions.grading import math_worker
 from excursions.grading.answers import LONGEST_ANSWER, Marked, extract_answer, marked_answer
+from excursions.grading.kinds import FONT, SPACE, based, clock, letter
 from excursions.grading.numerals import LABELS, Numeral, changing_words, read_number, same_number, spelled
 from excursions.grading.spelling import CALCULATED, plain_signs, unwrapped
+from excursions.grading.working import SUM, value_of
 from excursions.params import UserError
 
 __all__ = ["extract_answer", "grade_batch", "grade_jsonl", "is_correct"]
@@ -119,12 +121,9 @@ def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool =
     if answer == gold.text:
         return True
     if gold.number is not None:
-        sum_, equals, value = _NAME_OF.sub("", answer, count=1).rpartition("=")
-        if equals and _SUM.fullmatch(sum_.replace("=", " ")) and any(map(str.isnumeric, value)):
-            steps = [read_number(step) for step in sum_.split("=")]
-            if any(step and step.value != gold.number.value for step in steps):
-                return False  # 16 = 17
-            answer = value.strip()  # 12 + 5 = 17, which early checkpoints write behind ####
+        if _TOO_LARGE.search(answer):
+            return False  # no answer, and the parser would work it out
+        answer = value_of(_IN_TEN.sub("", answer), gold.number)
         number = read_number(answer)
         if number is None and gold.number.value.denominator > 1 and "(" not in answer:
             number = read_number(_DECIMAL_COMMA.sub(".", answer))
@@ -136,13 +135,13 @@ def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool =
         return _integers(answer) == gold.integers  # in order: the first of two people, then the second
     # Cut again, as one sign may become many: Â½ is \frac{1}{2}.
     answer, target = (plain_signs(text[-LONGEST_ANSWER:])[-LONGEST_ANSWER:] for text in (answer, gold.text))
-    if _bare(answer) == _bare(target):
+    if _bare(answer) == _bare(target) or (letter(target) and letter(answer) == letter(target)):
         return True
-    based, target_based = _based(answer), _based(target)
-    if based or target_based:  # math-verify does not see it
-        return based == target_based
-    if (hour := _clock(target)) and gold.number is None:
-        return any(all(map(_agree, time, hour)) for time in (_clock(answer),) if time)
+    digits, target_digits = based(answer), based(target)
+    if digits or target_digits:
+        return digits == target_digits
+    if (hour := clock(target)) and gold.number is None:
+        return any(all(map(_agree, time, hour)) for time in (clock(answer),) if time)
     if _other_brackets(answer, target) or answer.count("!!") != target.count("!!"):
         return False  # an interval with other ends, a set and not a pair, a double factorial: the same to math-verify
     saying = len(answer) <= LONGEST_SAYING and not _CLAUSE.search(answer)
@@ -197,11 +196,8 @@ _PROSE = re.compile(r"(?<![^\W\d_])[^\W\d_]{2,}+[,:]? [^\W\d_]{2}|[^\W\d_a-zA-ZÎ
 _CLAUSE = re.compile(r"\b(?:which|because|since|so|thus|hence|therefore)\b|[.!?] \w", re.IGNORECASE)
 _DOTS = re.compile(r"\\[lc]?dots[bcimo]?(?![a-z])|\.\.\.+")
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
-_FONT = re.compile(r"\\(?:text|mbox|mathrm|textbf|mathbf) ?")
-_NO_BRACES = str.maketrans("{}", "  ")
 _LAST_OF_LIST = re.compile(r",? and (?=\S{1,40}$)")
 _RATIO = re.compile(r"(?<=\d) (?:to|:) (?=\d)")
-_SPACE = re.compile(r"\\(?:[,;:! \\]|q?quad(?![a-z]))")
 _MATH_WORDS = frozenset("pi sqrt sin cos tan log ln exp mod power infinity".split())
 _GUESSES = re.compile(
     r";|\d ?[|:?&@#] ?[-$]?\d|\d [-$]?\d|\d[A-Za-z]+\d|[-+*/]$|[\"&@#?]|[-=]>"
@@ -210,14 +206,14 @@ _GUESSES = re.compile(
 _OUTER = re.compile(r"(?:\\left ?)?(\\\{|[(\[])((?:[^()\[\]\\]|\\(?![{}]|right))*)(?:\\right ?)?(\\\}|[)\]])")
 _CHAIN = re.compile(r"(?<![<>!=])=(?!=)|\\approx\b ?")
 _CONSTANT = re.compile(r"(?=.*\d)(?:[-+*/()^{}\d.,!% ]|\\(?:[dt]?frac|sqrt|cdot|times|pi|left|right)(?![A-Za-z]))+")
-_SUM = re.compile(r"[-+*/().%\d, ]+")
-_NAME_OF = re.compile(r"^[^\W\d_][\w ]{0,40}[=:](?=.*=)")
+_IN_TEN = re.compile(r"(?<=\d)_ ?\{? ?10 ?\}?$")
+_TOO_LARGE = re.compile(r"\d{5}\)?!|\^ ?\{? ?\(?\d{1,9} ?\^ ?\{? ?\(?\d{2}")
 _MATHEMATICS = re.compile(r"[-=+*/^()\\!]")
 
 
 def _is_formula(answer: str, hashed: bool) -> bool:
     """Whether an answer that states no number may be a formula with a number's value: no guesses, no saying."""
-    answer = _SPACE.sub(" ", _FONT.sub(" ", answer.strip("$ ")))
+    answer = SPACE.sub(" ", FONT.sub(" ", answer.strip("$ ")))
     if answer.split(maxsplit=1)[:1] and answer.split(maxsplit=1)[0].lower() in LABELS:
         return False
     depth = 0
@@ -227,14 +223,14 @@ def _is_formula(answer: str, hashed: bool) -> bool:
             return False
     if _DOTS.search(answer) or changing_words(_COMMAND.sub(" ", answer)) - _MATH_WORDS or _GUESSES.search(answer):
         return False
-    return bool(_MATHEMATICS.search(answer)) and not (hashed and "=" not in answer and _SUM.fullmatch(answer))
+    return bool(_MATHEMATICS.search(answer)) and not (hashed and "=" not in answer and SUM.fullmatch(answer))
 
 
 def _is_alike(answer: str, gold: str) -> bool:
     """Whether an answer and a gold answer that is no number say the same words, and neither offers a choice alone."""
     words, gold_words = (
-        changing_words(_COMMAND.sub(" ", _FONT.sub(" ", answer))),
-        changing_words(_COMMAND.sub(" ", _FONT.sub(" ", gold))),
+        changing_words(_COMMAND.sub(" ", FONT.sub(" ", answer))),
+        changing_words(_COMMAND.sub(" ", FONT.sub(" ", gold))),
     )
     joined = {"or", "and"} | _MATH_WORDS
     choice = "or" in words or ";" in answer or " | " in answer
@@ -248,33 +244,13 @@ _HALF_DAY = re.compile(r"\b([ap])\.? ?m\b")
 _JOINS = re.compile(r"[,;|]|\b(?:or|and)\b|\\(?:pm|mp|cup|lor|vee|quad|text)\b|or")
 
 
-_DIGITS_IN_BASE = re.compile(
-    r"\(?([0-9A-Z][0-9A-Za-z.]{0,99})\)?(?: ?_ ?(?:base )?(\d{1,2})| ?,? ?(?:in )?\(?base ?_? ?(\d{1,2})\)?)\.?"
-)
-_CLOCK = re.compile(r"(?:at )?0?(\d{1,2})(?: ?: ?([0-5]\d))? ?(?:([ap])\.? ?m\b\.?)?")
-
-
-def _based(answer: str) -> tuple[str, str] | None:
-    """Digits and base of 1001_2, also of "1001 (base 2)"."""
-    text = " ".join(_FONT.sub(" ", _SPACE.sub(" ", answer)).replace("$", "").translate(_NO_BRACES).split())
-    match = _DIGITS_IN_BASE.fullmatch(text)
-    return (match[1].upper().lstrip("0"), match[2] or match[3]) if match else None
-
-
-def _clock(answer: str) -> tuple[str, str, str | None] | None:
-    """Hour, minutes and half of the day (a, p or not said) of a time: 9 a.m., 4:30 PM, 9."""
-    text = " ".join(_FONT.sub(" ", _SPACE.sub(" ", answer)).replace("$", "").translate(_NO_BRACES).split())
-    match = _CLOCK.fullmatch(text.lower())
-    return (match[1], match[2] or "00", match[3]) if match else None
-
-
 def _agree(one: str | None, other: str | None) -> bool:
     return one is None or other is None or one == other
 
 
 def _bare(answer: str) -> str:
     """Without what never matters in LaTeX, so that the same answer in another layout needs no parser."""
-    text = _WRAPPER.sub(r"\1", answer).replace("dfrac", "frac").replace("tfrac", "frac")
+    text = " ".join(_WRAPPER.sub(r"\1", answer).replace("dfrac", "frac").replace("tfrac", "frac").split())
     return _LAYOUT.sub("", _RATIO.sub(":", _LAST_OF_LIST.sub(", ", text)))
 
 

@@ -58,7 +58,16 @@ _SCALES = dict.fromkeys("k K thousand thousands grand".split(), 10**3)
 _SCALES |= dict.fromkeys("M MM mn mio mil mill million millions".split(), 10**6)
 _SCALES |= dict.fromkeys("bn mrd mia billion billions".split(), 10**9)
 _SCALES |= dict.fromkeys("tn trillion trillions".split(), 10**12)
-_SCALES |= {"hundred": 100, "hundreds": 100, "doz": 12, "dozen": 12, "dozens": 12, "gross": 144, "score": 20}
+_SCALES |= {
+    "hundred": 100,
+    "hundreds": 100,
+    "tens": 10,
+    "doz": 12,
+    "dozen": 12,
+    "dozens": 12,
+    "gross": 144,
+    "score": 20,
+}
 _SCALES |= dict.fromkeys("lakh lakhs lac lacs".split(), 10**5) | dict.fromkeys("crore crores".split(), 10**7)
 _MONEY_SCALES = {"m": 10**6, "b": 10**9, "B": 10**9, "t": 10**12, "T": 10**12}  # $2m is no length
 
@@ -102,6 +111,10 @@ _OTHER_THAN = re.compile(  # "anything but 17", "the square of 17"
     r"|logarithm|complement|negation) of(?: the number)?)$",
     re.IGNORECASE,
 )
+_UNIT_WORD = re.compile(r"([^\W\d_]+)(?:'[^\W\d_]{1,2}(?![^\W\d_])|(?<=s)')?")  # farmers', Tom's, didn't
+_GENITIVE = re.compile(r"'[^\W\d_]{1,2}\b")
+_HARMLESS = frozenset("and than".split())  # between words, with no number behind them
+_EACH = frozenset("per each every in on of until".split())  # what follows is a time, no factor: "per quarter", "in May"
 _LETTERED = re.compile(r"[A-Za-z]-[a-z]{3}")  # T-shirts, X-rays
 _RAISED_UNIT = re.compile(r"\.?(?: ?\^ ?-?[1-9](?!\d)|[23](?!\d))?")
 
@@ -122,17 +135,19 @@ def _are_units(text: str) -> bool:
     text = _HALF_DAY.sub(r"\1m", text.strip())
     if text.startswith("(") and text.endswith(")"):
         text = text[1:-1]
-    at = 1 if text[:1] in ("'", '"') else 0  # feet and inches
+    at, before = (1 if text[:1] in ("'", '"') else 0), ""  # feet and inches
     while at < len(text):
         if text[at] in " °,-/*()" or text[at] in _SIGNS_OF_MONEY:
             at += 1
             continue
-        word = _WORD.match(text, at)
-        if word is None or _changes(word.group()):
+        word = _UNIT_WORD.match(text, at)
+        name = word[1] if word else ""
+        if word is None or (_changes(name) and before not in _EACH and not (name in _HARMLESS and before)):
             return False
-        unit = word.group() in _SHORT_UNITS or len(word.group()) > 2 or not word.group().isascii()
-        degrees = text[:at].rstrip().endswith("°") and word.group() in "CFK"
-        each = word.group() == "a" and at > 0 or text.startswith("a ", at)  # "a day"
+        before = name.lower()
+        unit = name in _SHORT_UNITS or len(name) > 2 or not name.isascii()
+        degrees = text[:at].rstrip().endswith("°") and name in "CFK"
+        each = name == "a" and at > 0 or text.startswith("a ", at)  # "a day"
         if not (unit or degrees or each or _LETTERED.match(text, at)):
             return False
         at = _RAISED_UNIT.match(text, word.end()).end()  # type: ignore[union-attr]  # the pattern matches always
@@ -153,7 +168,7 @@ def _sign_and_money(text: str) -> tuple[int, bool] | None:
     labelled = words.split(maxsplit=1)[0].lower() in LABELS if words else False
     if not words or words in ("≈", "~", "=") or (_ASSIGNED.fullmatch(words) and not labelled):
         return found
-    spoken = _WORD.findall(words)
+    spoken = _WORD.findall(_GENITIVE.sub("", words))
     if sign and space or not spoken or spoken[-1].lower() in LABELS or re.search(r"[^\w ,:.'\"=]|_|=.", words):
         return None
     if _OTHER_THAN.search(words):

@@ -33,6 +33,7 @@ _DRESS = re.compile(
     r"\\(?:bold|boldsymbol|bm|pmb|underline|mathit|mathsf|mathtt|tiny|small|normalsize|large|Large|LARGE|huge|Huge"
     r"|[bB]igg?[lr]?)(?![A-Za-z])"
     r"|\\(?:color|textcolor|colorbox|[hv]space|[hv]phantom)\*? ?\{[^{}]{0,40}\}"
+    r"|\\checkmark(?![A-Za-z])|[\u2600-\u27bf\ufe0f\U0001f300-\U0001faff]"
     rf"|{CALCULATED.pattern}|</?(?:b|i|u|em|strong|code|span|answer|ans)>|\[/?INST\]"
 )
 _BOLD = re.compile(r"(?<![\w)*])\*\*(?=[^\s*])([^*]{1,200})(?<=[^\s*])\*\*(?![\w(*])")
