@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 
 from excursions import params, recipes
 from excursions.findings import estimates, report
+from excursions.findings.notebook import WIDGET
 from excursions.results import tables as results
-
-WIDGET = "application/vnd.jupyter.widget-view+json"  # without the text in its place, which a page would show
 
 
 class Curve:
@@ -57,7 +56,9 @@ def choose(
         name: Dropdown(description=name, options=list(values), value=chosen[name], layout=Layout(width="auto"))
         for name, values in options.items()
     }
-    display(HBox(list(lists.values()), layout=Layout(flex_flow="row wrap")), include=[WIDGET])
+    display(
+        HBox(list(lists.values()), layout=Layout(flex_flow="row wrap")), include=[WIDGET]
+    )  # without the text in its place, which a page would show
     shown = display(show(**chosen, **fixed), display_id=True)
 
     def change(_: object) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Pygments' names of styles for the two colour schemes.
 CODE_STYLES = {"light": "default", "dark": "github-dark"}
+WIDGET = "application/vnd.jupyter.widget-view+json"  # shown without the text in its place, which a page would show
 ANSWER = re.compile(r'<p class="answer">.*?</p>', re.S)
 FIGURE = re.compile(r'<div [^>]*class="figure"[^>]*>\s*<svg.*?</svg>\s*</div>', re.S)
 
@@ -58,8 +59,6 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
 def _body(executed: NotebookNode) -> str:
     """The cells as HTML, without times, paths and numbers of execution."""
     from nbconvert import HTMLExporter
-
-    from excursions.findings.live import WIDGET
 
     for number, cell in enumerate(executed.cells):
         cell.id = f"cell-{number}"  # papermill gives the cell it adds a random one
