@@ -154,6 +154,10 @@ class Parallel:
     steps: int = key("length of parallel averaging", COUNT, "steps")
     rl_weight: float = key("of the RL update; 1 is pure RL, 0 pure SFT", SHARE)
     sft_batch_size: int = key("batch of its SFT update", COUNT, "sequences")
+    rl_weight_at_first: float | None = key(
+        "of the RL update at the first step, from which it goes in a straight line to rl_weight at the last; null: "
+        "rl_weight throughout", SHARE, default=None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from excursions.params import RECIPES, UserError
 from excursions.results import tables as results
 
 WEIGHTS = [("main", "sft", 0.0), ("weight-25", "parallel", 0.25), ("main", "parallel", 0.5), ("main", "rl", 1.0)]
+WEIGHTS += [("weight-linear", "parallel", curves.FROM_0_TO_1)]
 SHOTS = [("main", "base", 2.0), ("shots-0", "base", 0.0)]
 
 
@@ -23,6 +24,7 @@ SHOTS = [("main", "base", 2.0), ("shots-0", "base", 0.0)]
 def tables(tmp_path_factory):
     root = make_study(tmp_path_factory.mktemp("study"), seeds=(0, 1))
     make_study(root, ("p20",), ("parallel",), (0, 1), suite="weight-25")
+    make_study(root, ("p20",), ("parallel",), (0, 1), suite="weight-linear")
     make_study(root, ("p20",), ("base",), suite="shots-0")
     for rollouts in (5, 64):
         make_study(root, ("p20",), ("rl",), (0, 1), suite=f"rollouts-{rollouts}", rollouts=rollouts)
@@ -294,7 +296,7 @@ def test_right_is_derived_or_not(tables):
 def test_settings_are_compared_between_suites(tables, tmp_path):
     points = curves.varied(tables, WEIGHTS)
     solved = points[(points["role"] == "easy") & (points["k"] == 1) & points["seed"].isna()]
-    assert sorted(solved.loc[solved["checkpoint"] == "p20", "value"]) == [0, 0.25, 0.5, 1]
+    assert sorted(solved.loc[solved["checkpoint"] == "p20", "value"]) == [0, 0.25, 0.5, 1, curves.FROM_0_TO_1]
     parallel = curves.pass_at_k(tables, ["parallel"], "weight-25").query("role == 'easy' and k == 1 and seed.isna()")
     assert solved.loc[solved["value"] == 0.25, "estimate"].tolist() == parallel["estimate"].tolist()
     assert set(points.loc[points["k"] == 0, "role"]) == {"general"}

@@ -1,5 +1,7 @@
 """SFT: what is learned from, in which order, and its loss; parallel averaging at its ends."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from excursions.models.model import load_model
 from excursions.models.processes import Processes
 from excursions.params import Lora, UserError
 from excursions.training.optimizers import adamw, cosine, step_optimizer
-from excursions.training.parallel import averaged_step
+from excursions.training.parallel import averaged_step, rl_weight
 from excursions.training.sft import (
     check_context,
     completion_loss,
@@ -170,6 +172,14 @@ def test_parallel_at_weight_one_and_zero_is_the_pure_update_bit_for_bit(suite, q
         only()
     for a, b in zip(averaged.parameters(), pure.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_weight_of_rl_is_constant_or_goes_in_a_straight_line(smoke):
+    constant = replace(smoke.parallel, steps=5, rl_weight=0.5)
+    assert [rl_weight(constant, step) for step in range(1, 6)] == [0.5] * 5
+    growing = replace(constant, rl_weight_at_first=0.0, rl_weight=1.0)
+    assert [rl_weight(growing, step) for step in range(1, 6)] == [0, 0.25, 0.5, 0.75, 1]
+    assert rl_weight(replace(growing, steps=1), 1) == 0
 
 
 def test_parallel_is_the_mean_of_two_updates_from_one_snapshot(suite, questions, smoke):

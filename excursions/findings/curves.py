@@ -239,6 +239,9 @@ def gaming(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFr
 # ---- between suites
 
 
+FROM_0_TO_1 = 1.25  # where a weight that goes from 0 to 1 while training stands on the axis of constant weights
+
+
 def varied(tables: Tables, arms: Sequence[tuple[str, str, float]]) -> pd.DataFrame:
     """One setting varied: pass@k after each run, and its accuracy minus base on the average of the general benchmarks.
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import pandas as pd
 from IPython.display import HTML
 
+from excursions.findings.curves import FROM_0_TO_1
 from excursions.findings.plotting import LOOKS
 
 NOWHERE = "no checkpoint has been measured with all that would be compared"
@@ -211,7 +212,8 @@ def combination(points: pd.DataFrame) -> list[str]:
         ("general", 0): "general benchmarks",
     }.items():
         rows = mean[(mean["role"] == role) & (mean["k"] == k)].groupby("value")["estimate"].mean()
-        said += [f"{words} at {rows.idxmax():g}"] if len(rows) > 1 else []
+        best = rows.idxmax() if len(rows) > 1 else None
+        said += [f"{words} {'from 0 to 1' if best == FROM_0_TO_1 else f'at {best:g}'}"] if best is not None else []
     average = f"Easy problems, {where}: the weight of RL that is best for {', '.join(said)}."
     return [
         average if said else "Several weights of RL have not been measured.",

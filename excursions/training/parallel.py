@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from excursions.params import Parallel
 from excursions.training.recipes import Start, Training
 from excursions.training.rl import rl_update
 from excursions.training.sft import sft_update
@@ -22,9 +23,15 @@ def make(start: Start) -> Training:
     sft, sft_optimizer, _ = sft_update(start, params.sft_batch_size, params.steps)
 
     def update(step: int) -> dict[str, float]:
-        return averaged_step(start.model, lambda: rl(step), lambda: sft(step), params.rl_weight)
+        return averaged_step(start.model, lambda: rl(step), lambda: sft(step), rl_weight(params, step))
 
     return Training(params.steps, update, (rl_optimizer, sft_optimizer))
+
+
+def rl_weight(params: Parallel, step: int) -> float:
+    """The weight of the RL update at a step, 1 to `steps`. A schedule is ours: the paper's weight is constant."""
+    first = params.rl_weight if params.rl_weight_at_first is None else params.rl_weight_at_first
+    return first + (params.rl_weight - first) * (step - 1) / max(1, params.steps - 1)
 
 
 def averaged_step(

@@ -40,7 +40,8 @@ def combination(points: pd.DataFrame) -> Figure:
     scale = points["scale"].iloc[0] if len(points) else "nothing measured yet"
     note = (
         "One curve a checkpoint, in multiples of Chinchilla-optimal. 0 and 1 are SFT and RL by themselves, not "
-        "parallel averaging at its ends: SFT takes other numbers of steps. Shaded: 95% interval over questions and "
+        "parallel averaging at its ends: SFT takes other numbers of steps. 0 to 1: the weight grows while training. "
+        "Shaded: 95% interval over questions and "
         "seeds. General benchmarks: accuracy minus base, mean of the six."
     )
     bands = [Band(f"this study ({scale})", False, 5, 2.0, 0.6, 0.55)]
@@ -48,10 +49,15 @@ def combination(points: pd.DataFrame) -> Figure:
     labels = []
     for axes, (key, name) in zip(row, (PANELS | {("general", 0): "general benchmarks"}).items(), strict=True):
         here = points[(points["role"] == key[0]) & (points["k"] == key[1])]
-        labels.append(_by_checkpoint(axes, here, points))
+        labels.append(_by_checkpoint(axes, here[here["value"] <= 1], points))
         axes.set_title(name, loc="left")
         axes.set_xlabel("weight of RL")
         axes.set_xlim(-0.05, 1.05)
+        linear = here[here["value"] == curves.FROM_0_TO_1]
+        if len(linear):
+            _by_checkpoint(axes, linear, points)
+            axes.set_xlim(-0.05, curves.FROM_0_TO_1 + 0.15)
+            axes.set_xticks([0, 0.5, 1, curves.FROM_0_TO_1], ["0", "0.5", "1", "0 to 1"])
         share_y([axes], "minus base (points)" if key[1] == 0 else SOLVED, from_zero=key[1] > 0)
     end_labels(row[-1], labels[-1])
     return figure
