@@ -45,6 +45,8 @@ def check(args: argparse.Namespace) -> None:
     if args.run.__name__ == "try_":
         (checkpoint,), (recipe,) = args.checkpoint, args.recipe
         args.seed = args.seed or [0]
+        if not args.set and {*args.seed} <= {*args.study.seeds_of(args.scale, recipe, checkpoint)}:
+            raise UserError("without --set this is a run of the study itself; name what the try changes.")
         args.planned = tries.plan_try(
             args.study, args.root, args.name, args.scale, checkpoint, recipe, args.seed, args.set
         )
@@ -80,6 +82,8 @@ def _check_notebook(args: argparse.Namespace) -> None:
             _check_number(given, value, known[given])
         if given in ("recipe", "other"):
             params.one_of(str(value), RECIPES, "recipe")
+        if given == "suite" and hasattr(args, "study"):
+            suite_checkpoints(args.study, args.scale, str(value), args.root)
         if given == "checkpoint" and hasattr(args, "study"):
             suite = str(args.parameters.get("suite") or "main")
             params.one_of(str(value), suite_checkpoints(args.study, args.scale, suite, args.root), "checkpoint")
@@ -186,7 +190,7 @@ def named_cells(args: argparse.Namespace) -> list[tuple[str, str, str, str, int]
         (args.scale, args.suite, checkpoint, recipe, seed)
         for checkpoint in args.checkpoint or about.checkpoints
         for recipe in args.recipe or getattr(about, "recipes", study.recipes)
-        for seed in args.seed or study.seeds_of(recipe, checkpoint, args.suite)
+        for seed in args.seed or study.seeds_of(args.scale, recipe, checkpoint, args.suite)
     )
     return list(dict.fromkeys(cells))
 

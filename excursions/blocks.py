@@ -229,6 +229,10 @@ class Scale:
     engine: Engine = key("what samples the completions")
     workers: int = key("runs at the same time", Range(1, 1024), "processes")
     lora: Lora | None = key("what is trained in place of the weights; null: all weights are", default=None)
+    seeds: tuple[int, ...] | None = key(
+        "of every run of the suite main at this scale, in place of `seeds` and `more_seeds`; null: those",
+        SEED, default=None,
+    )  # fmt: skip
     overrides: typing.Any = key(
         "values that one recipe sees instead", "null, or {recipe: {block: {key: value}}}", default=None, hash=False
     )

@@ -273,9 +273,10 @@ def export(args: argparse.Namespace) -> None:
     from excursions.findings import estimates
     from excursions.results import tables as results
 
-    scale = scale_of(args)
+    scale, written = scale_of(args), []
     for split, rows in vars(load_questions(scale)).items():
-        with whole_file(args.to / f"questions_{split}.jsonl") as file:
+        written.append(f"questions_{split}.jsonl")
+        with whole_file(args.to / written[-1]) as file:
             file.write_text("".join(json.dumps(asdict(q)) + "\n" for q in rows), encoding="utf-8")
     tables = {
         "outcomes": results.load_outcomes(args.root, args.scale, args.suite),
@@ -284,9 +285,10 @@ def export(args: argparse.Namespace) -> None:
     }
     tables["pass_at_k"] = estimates.pass_at_k_table(estimates.last_step(tables["outcomes"]))
     for name, table in tables.items():
-        with whole_file(args.to / f"{name}.csv") as file:
+        written.append(f"{name}.csv")
+        with whole_file(args.to / written[-1]) as file:
             table.to_csv(file, index=False)
-    print(f"wrote {', '.join(sorted(f.name for f in args.to.iterdir()))} to {args.to}")
+    print(f"wrote {', '.join(sorted(written))} to {args.to}")
 
 
 def grade(args: argparse.Namespace) -> None:

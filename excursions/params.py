@@ -117,19 +117,21 @@ class Study(Top):
         """The suite whose checkpoint folders the runs of a suite start from."""
         return getattr(self.suites.get(suite), "checkpoints_of", None) or suite
 
-    def seeds_of(self, recipe: str, checkpoint: str, suite: str = "main") -> tuple[int, ...]:
-        """The seeds a recipe is run with from a checkpoint; `more_seeds` are for the suite main. A public suite is run
-        with `seeds`, or with 0 where none are named."""
+    def seeds_of(self, scale: str, recipe: str, checkpoint: str, suite: str = "main") -> tuple[int, ...]:
+        """The seeds a recipe is run with from a checkpoint; `more_seeds`, and those of the scale, are for the suite
+        main. A public suite is run with `seeds`, or with 0 where none are named."""
         if suite in self.public_suites:
             return self.seeds or (0,)
+        if suite == "main" and (own := self.blocks[scale].seeds) is not None:
+            return own
         more = self.more_seeds.get(recipe, {}).get(checkpoint, ()) if suite == "main" else ()
         return (*getattr(self.suites.get(suite), "seeds", self.seeds), *more)
 
-    def cells(self, suite: str = "main") -> list[tuple[str, str, int]]:
-        """All runs from a suite: (checkpoint, recipe, seed). Of a public suite all checkpoints count."""
+    def cells(self, scale: str, suite: str = "main") -> list[tuple[str, str, int]]:
+        """All runs of a suite: (checkpoint, recipe, seed). Of a public suite all checkpoints count."""
         about = self.suites.get(suite, self)
         recipes = getattr(about, "recipes", self.recipes)
-        return [(c, r, s) for c in about.checkpoints for r in recipes for s in self.seeds_of(r, c, suite)]
+        return [(c, r, s) for c in about.checkpoints for r in recipes for s in self.seeds_of(scale, r, c, suite)]
 
 
 def load(path: Path | str = "params.yaml") -> Study:
@@ -237,6 +239,11 @@ def _check_study(study: Study) -> None:
     path = study.path
     for name in ("scales", "checkpoints", "recipes", "seeds"):
         _check_list(getattr(study, name), name, path, at_least=0 if name == "seeds" else 1)
+    if not study.blocks:
+        raise UserError(f"{path} holds no scale, a mapping with blocks such as model and rl. Is a part of it missing?")
+    for name, block in study.blocks.items():
+        if block.seeds is not None:
+            _check_list(block.seeds, f"{name}.seeds", path)
     for name in study.scales:
         scale = study.scale(one_of(name, study.blocks, f"scale (key 'scales' of {path})"))
         for checkpoint in study.checkpoints:
@@ -246,8 +253,7 @@ def _check_study(study: Study) -> None:
         one_of(recipe, study.recipes, f"recipe in recipes (key 'more_seeds' of {path})")
         for checkpoint, seeds in more.items():
             one_of(checkpoint, study.checkpoints, f"checkpoint in checkpoints (key 'more_seeds.{recipe}' of {path})")
-            all_of_them = study.seeds_of(recipe, checkpoint)
-            if len(set(all_of_them)) < len(all_of_them):
+            if len({*study.seeds, *seeds}) < len(study.seeds) + len(seeds):
                 raise UserError(
                     f"{path}: more_seeds.{recipe}.{checkpoint} is {list(seeds)}; accepted: seeds that are not in "
                     f"seeds ({', '.join(map(str, study.seeds))}), each once."
@@ -255,7 +261,8 @@ def _check_study(study: Study) -> None:
     for name in study.keep_models:
         checkpoint, _, seed = name.partition("/seed-")
         one_of(checkpoint, study.checkpoints, f"checkpoint in checkpoints (key 'keep_models' of {path})")
-        if not any(int(seed) in study.seeds_of(recipe, checkpoint) for recipe in study.recipes):
+        scales = [(scale, recipe) for scale in study.scales for recipe in study.recipes]
+        if not any(int(seed) in study.seeds_of(scale, recipe, checkpoint) for scale, recipe in scales):
             raise UserError(f"{path}: keep_models has {name}; accepted: seeds of {checkpoint} that are computed.")
     for name, suite in study.suites.items():
         _check_suite(study, name, suite)

@@ -21,7 +21,7 @@ NANO = STUDY.scale("nano")
 
 
 def test_every_run_of_the_study_is_there_and_current():
-    wanted = [Run("nano", "main", *cell) for cell in STUDY.cells()]
+    wanted = [Run("nano", "main", *cell) for cell in STUDY.cells("nano")]
     assert wanted and {run.name: found for run in wanted if (found := status(run, NANO, ROOT)) != "there"} == {}
 
 
@@ -77,7 +77,7 @@ def test_base_is_not_saturated_at_the_last_checkpoint():
 
 def test_the_first_step_of_rl_comes_out_again():
     """Another processor rounds otherwise and may draw a few other tokens, hence the tolerance."""
-    runs = [Run("nano", "main", *cell) for cell in STUDY.cells() if cell[1] == "rl"]
+    runs = [Run("nano", "main", *cell) for cell in STUDY.cells("nano") if cell[1] == "rl"]
     if not runs:
         pytest.skip("params.yaml names no run of rl yet")
     run = runs[-1]

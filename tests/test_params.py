@@ -276,13 +276,13 @@ def test_a_suite_of_our_own_sees_its_overrides_and_has_its_runs(raw):
     assert larger.pretrain == replace(main.pretrain, mixture=mixture)
     assert study.scale("nano", "rollouts_64").rl.rollouts == 64
     assert study.scale("nano", "unnamed") == main
-    assert study.cells("larger") == [("p40", "base", 0), ("p40", "base", 3)]
-    assert study.cells("rollouts_64") == [("p40", "rl", 1)]
+    assert study.cells("nano", "larger") == [("p40", "base", 0), ("p40", "base", 3)]
+    assert study.cells("nano", "rollouts_64") == [("p40", "rl", 1)]
     assert [study.checkpoint_suite(name) for name in ("main", "larger", "rollouts_64", "unnamed", "pythia-1b")] == [
         "main", "larger", "larger", "unnamed", "pythia-1b",
     ]  # fmt: skip
     assert set(study.public_suites) == set(RAW["suites"])
-    assert {c for c, _, _ in study.cells("pythia-1b")} == set(RAW["suites"]["pythia-1b"]["checkpoints"])
+    assert {c for c, _, _ in study.cells("nano", "pythia-1b")} == set(RAW["suites"]["pythia-1b"]["checkpoints"])
     with pytest.raises(UserError, match=r"smoke.model.hidden_size is 6 with 'suites.odd.overrides'"):
         replace(study, suites={"odd": replace(study.suites["larger"], overrides={"model": {"hidden_size": 6}})}).scale(
             "smoke", "odd"
@@ -340,4 +340,6 @@ def test_a_range_says_what_it_holds():
 def test_a_public_suite_has_a_seed_where_none_are_named(raw, tmp_path):
     named = raw | {"seeds": [], "more_seeds": {"base": {"p20": [3]}}}
     study = load_text(yaml.safe_dump(named), tmp_path)
-    assert {seed for _, _, seed in study.cells("pythia-1b")} == {0} and study.seeds_of("base", "p20") == (3,)
+    assert {seed for _, _, seed in study.cells("nano", "pythia-1b")} == {0} and study.seeds_of(
+        "nano", "base", "p20"
+    ) == (3,)

@@ -1,6 +1,7 @@
 """The closed formulas of costs against what nano's model really computes and keeps; the report; the list of jobs."""
 
 import copy
+import functools
 import inspect
 import json
 import math
@@ -348,8 +349,10 @@ def test_size_of_results_is_that_of_the_runs_that_are_there(nano):
 
 
 def all_runs(study, name, seeds=None) -> list[Run]:
-    study = replace(study, seeds=tuple(seeds), more_seeds={}) if seeds else study
-    return [Run(name, "main", *cell) for cell in study.cells()]
+    if seeds:
+        blocks = {scale: replace(block, seeds=tuple(seeds)) for scale, block in study.blocks.items()}
+        study = replace(study, blocks=blocks)
+    return [Run(name, "main", *cell) for cell in study.cells(name)]
 
 
 def costs_of(study, runs, pretrained=False):
@@ -452,8 +455,8 @@ def test_the_reduced_study_is_what_its_recipe_says(study, tmp_path):
     raw = read_study()
     for key, value in changed.items():
         if "." in key:
-            scale, block, name = key.split(".")
-            raw[scale][block][name] = value
+            *blocks, name = key.split(".")
+            functools.reduce(dict.__getitem__, blocks, raw)[name] = value
         else:
             raw[key] = value
     again = write_study(tmp_path, **raw)
@@ -549,7 +552,8 @@ def known(study, *scales):
 @pytest.mark.parametrize("scale", ["nano", "paper"])
 def test_cells_come_after_what_they_need_and_once(study, scale):
     runs = all_runs(study, scale, [0, 1])
-    both = replace(known(study, "nano", "paper"), seeds=(0, 1), more_seeds={})
+    blocks = {name: replace(block, seeds=(0, 1)) for name, block in study.blocks.items()}
+    both = replace(known(study, "nano", "paper"), blocks=blocks)
     cells, remark = list_cells(both, runs)
     assert not remark
     ids = [cell.id for cell in cells]

@@ -109,17 +109,17 @@ def test_a_place_that_cannot_be_written_is_told_before_the_run(project, smoke):
         train_runs([Run("smoke", "main", "p88", "base", 0)], smoke, project)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_run_without_one_of_its_files_is_to_compute(project, smoke, name, capsys):
+def test_a_run_without_one_of_its_files_is_to_compute(project, smoke, capsys):
     run = Run("smoke", "main", "p88", "base", 0)
     train_runs([run], smoke, project)
-    assert status(run, smoke, project) == "there"
-    content = (run.folder(project) / name).read_bytes()
-    (run.folder(project) / name).write_bytes(b"")
-    assert status(run, smoke, project) == "to compute" and f"{name} is missing or empty" in capsys.readouterr().out
-    (run.folder(project) / name).unlink()
-    assert status(run, smoke, project) == "to compute"
-    (run.folder(project) / name).write_bytes(content)
+    for name in FILES:
+        assert status(run, smoke, project) == "there"
+        content = (run.folder(project) / name).read_bytes()
+        (run.folder(project) / name).write_bytes(b"")
+        assert status(run, smoke, project) == "to compute" and f"{name} is missing or empty" in capsys.readouterr().out
+        (run.folder(project) / name).unlink()
+        assert status(run, smoke, project) == "to compute"
+        (run.folder(project) / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("recipe", ["parallel", "sft_rl"])

@@ -5,8 +5,8 @@ percentage points, has to lie in a region, from `above` to `below`:
 
     supported      the whole 95% interval lies inside
     not supported  the whole interval lies outside
-    inconclusive   neither; or the mean lies inside, but the checkpoints disagree: the effect lies outside at one of
-                   them, and either its own interval does too or Cochran's Q says that they differ
+    inconclusive   neither; or the checkpoints disagree with their mean: the effect lies on the other side of the
+                   margin at one of them, and either its own interval does too or Cochran's Q says that they differ
     not measured   fewer than three training runs of a recipe compared at every checkpoint, or no data
 
 A checkpoint with fewer than three runs of a recipe is left out, and the note says so.
@@ -36,6 +36,7 @@ SPANS = {
     "early": "at the first checkpoint from 8% of pretraining on",
     "turn": "at the first checkpoint from 20% of pretraining on",
     "later": "over the checkpoints from 20% of pretraining on",
+    "beyond": "over the checkpoints after the first from 20% of pretraining on",
     "under-trained": "over the checkpoints before the Chinchilla-optimal number of tokens",
     "last": "at the last checkpoint",
     "all": "over all checkpoints",
@@ -141,10 +142,10 @@ def choose(span: str, checkpoints: list[str], multiples: list[float]) -> list[st
 
     checkpoints: in the order of pretraining; multiples: their tokens in multiples of Chinchilla-optimal.
     """
-    if span in ("early", "turn", "later"):
+    if span in ("early", "turn", "later", "beyond"):
         least = 8 if span == "early" else 20
         found = [name for name in checkpoints if percent(name) >= least] or checkpoints[-1:]
-        return found if span == "later" else found[:1]
+        return {"later": found, "beyond": found[1:]}.get(span, found[:1])
     if span == "under-trained":
         return [name for name, multiple in zip(checkpoints, multiples, strict=True) if multiple < 1]
     return checkpoints[-1:] if span in ("last", "shared") else checkpoints
@@ -159,7 +160,10 @@ def undetectable(levels: Mapping[tuple[str, str], float], floor: float, least: f
 
 def kept(names: list[str], left_out: Mapping[str, str], n_seeds: int = 0) -> str:
     """The note on checkpoints. Raises NotMeasurable when all are left out."""
-    without = "; ".join(f"{name} left out: {why}" for name, why in left_out.items())
+    by_reason: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        by_reason.setdefault(why, []).append(name)
+    without = "; ".join(f"{', '.join(which)} left out: {why}" for why, which in by_reason.items())
     if not names:
         raise NotMeasurable(without, n_seeds)
     return "; ".join(filter(None, [f"at {', '.join(names)}", without]))
@@ -187,8 +191,9 @@ def contrast(
         note += f"; {formula} on both sides of the margin: " + ", ".join(
             f"{one.effect:+.1f} at {one.checkpoint}" for one in at
         )
-        refuted = any(decide(one.low, one.high, bounds) == "not supported" for one in outside)
-        if verdict == "supported" and (refuted or (spread is not None and spread < ALPHA)):
+        alone = {decide(one.low, one.high, bounds) for one in at}
+        differ = spread is not None and spread < ALPHA
+        if verdict != "inconclusive" and (differ or {"supported", "not supported"} <= alone):
             verdict = "inconclusive"
     nearest = min(bounds, key=lambda bound: abs(effect - bound))
     p = float(f"{whole.p_value(nearest / 100):.3g}")

@@ -34,7 +34,7 @@ def compare(root: Path, name: str) -> tuple[pd.DataFrame, str]:
     folder = tree.try_folder(root, params.one_of(name, names, "try"))
     study = params.load(folder / "params.yaml")
     scale, rows, differ = study.scales[0], [], ""
-    for cell in study.cells():
+    for cell in study.cells(scale):
         found = {}
         for arm, home in (("try", folder), ("study", root)):
             run = tree.run_folder(home, scale, "main", *cell)

@@ -87,7 +87,8 @@ def gains(tables: Tables, pairs: Sequence[tuple[str, str]], suite: str = "main")
             for recipe, other in wanted:
                 a, b = values.loc[recipe], values.loc[other]
                 about = dict(zip([*WHERE, "benchmark"], names, strict=True)) | {"recipe": recipe, "other": other}
-                found.append(about | {"k": k, "n_seeds": len(a)} | difference(a, b))
+                fewest = len(a) if other == "base" else min(len(a), len(b))  # base is one model
+                found.append(about | {"k": k, "n_seeds": fewest} | difference(a, b))
     columns = [*WHERE, "benchmark", "recipe", "other", "k", "n_seeds", *INTERVAL]
     return _finished(pd.DataFrame(found, columns=columns), tables)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import pandas as pd
 from IPython.display import HTML
 
+from excursions.findings.checks import ENOUGH_SEEDS
 from excursions.findings.curves import FROM_0_TO_1
 from excursions.findings.plotting import LOOKS
 
@@ -44,15 +45,23 @@ def span(changes: pd.DataFrame) -> str:
 def pick(changes: pd.DataFrame, recipe: str, other: str, k: int, role: str = "easy") -> pd.DataFrame:
     """The rows of `curves.gains` for one comparison."""
     chosen = (changes["recipe"] == recipe) & (changes["other"] == other) & (changes["k"] == k)
-    return changes[chosen & (changes["role"] == role)].sort_values("tokens")
+    return settled(changes[chosen & (changes["role"] == role)]).sort_values("tokens")
+
+
+def settled(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those rows that are of enough seeds to count; where none are, all."""
+    enough = rows[rows["n_seeds"] >= ENOUGH_SEEDS]
+    return enough if len(enough) else rows
 
 
 def shared(points: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
-    """The rows of the checkpoints at which every value of a column is measured, so that their means compare; and
-    which checkpoints these are, in words."""
+    """The rows of the checkpoints at which every value of a column is measured, with enough seeds if there are such, so
+    that their means compare; and which checkpoints these are, in words."""
     tokens = points.groupby("checkpoint", observed=True)["tokens"].first().sort_values()
-    complete = points.groupby("checkpoint", observed=True)[column].nunique() == points[column].nunique()
-    names = [name for name in tokens.index if complete[name]]
+    names: list[str] = []
+    for rows in (points[points["n_seeds"] >= ENOUGH_SEEDS], points):
+        there = rows.groupby("checkpoint", observed=True)[column].nunique()
+        names = names or [name for name in tokens.index if there.get(name, 0) == points[column].nunique()]
     where = f"mean over {', '.join(names)}" if len(names) < len(tokens) else "mean over checkpoints"
     return points[points["checkpoint"].isin(names)], f"at {names[0]}" if len(names) == 1 else where
 
@@ -127,7 +136,9 @@ def general_capabilities(changes: pd.DataFrame) -> list[str]:
     compared, where = shared(average, "recipe")
     means = compared.groupby("recipe", sort=False)["estimate"].mean()
     said = ", ".join(f"{_name(recipe)} {value:+.1f}" for recipe, value in means.items())
-    each = "; ".join(f"{_name(recipe)} {moved(rows)}" for recipe, rows in average.groupby("recipe", sort=False))
+    each = "; ".join(
+        f"{_name(recipe)} {moved(settled(rows))}" for recipe, rows in average.groupby("recipe", sort=False)
+    )
     first = f"Accuracy minus base, in points, {where}: {said}." if said else f"Accuracy minus base: {NOWHERE}."
     return [first, f"By recipe: {each}."]
 
@@ -143,7 +154,7 @@ def parallel_averaging(changes: pd.DataFrame, general: pd.DataFrame) -> list[str
     average = general[(general["benchmark"] == "average") & (general["recipe"] == "parallel")]
     return [
         f"Parallel averaging against direct RL: pass@1 {moved(one)}, pass@32 {moved(many)}.",
-        f"{others[:1].upper()}{others[1:]}. Its accuracy on the general benchmarks {moved(average)}.",
+        f"{others[:1].upper()}{others[1:]}. Its accuracy on the general benchmarks {moved(settled(average))}.",
     ]
 
 

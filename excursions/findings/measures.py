@@ -33,7 +33,7 @@ class Arms(NamedTuple):
     slots: dict[str, SLOT]  # by name
     left_out: dict[str, str]  # checkpoint -> why
     n_seeds: int  # of the trained recipe with the fewest; base is one model, however often it is asked
-    steps: str  # at which they were evaluated, where it is not the last
+    remarks: list[str]  # at which steps they were evaluated, where it is not the last; what else a reader must know
 
     @property
     def strata(self) -> np.ndarray | None:
@@ -59,7 +59,7 @@ def contrasts(check: Check, tables: Tables, pick: Pick = estimates.last_step) ->
     found = []
     for formula in check.contrasts:
         arms = _arms(check, tables, formula, pick)
-        note = "; ".join(filter(None, [checks.kept(list(arms.slots), arms.left_out), arms.steps]))
+        note = "; ".join([checks.kept(list(arms.slots), arms.left_out), *arms.remarks])
         groups = {name: arms.groups(slot) for name, slot in arms.slots.items()}
         points = {name: statistics.contrast(parts, arms.strata) for name, parts in groups.items()}
         if check.each:
@@ -73,13 +73,13 @@ def contrasts(check: Check, tables: Tables, pick: Pick = estimates.last_step) ->
 
 
 def seed_spread(check: Check, tables: Tables) -> list[Contrast]:
-    """How far apart runs of direct RL end in pass@1 at one checkpoint."""
-    return [_spread_in_test(check, tables)]
+    """How far apart runs of direct RL end in pass@1, at each checkpoint of the span."""
+    return _spread_in_test(check, tables)
 
 
 def alike_in_reward(check: Check, tables: Tables) -> list[Contrast]:
     """Runs of direct RL at one checkpoint: near in training reward (below `above`), and not in test (above it)."""
-    test = _spread_in_test(check, tables)
+    (test,) = _spread_in_test(check, tables)
     log = tables.training
     (at,) = (point.checkpoint for point in test.points)
     log = log[(log["suite"] == "main") & (log["recipe"] == "rl") & (log["checkpoint"] == at)] if len(log) else log
@@ -101,7 +101,7 @@ def invalid_along_training(check: Check, tables: Tables) -> list[Contrast]:
         (rows["suite"] == "main") & (rows["recipe"] == "rl") & (rows["benchmark"].map(ROLES) == check.benchmark)
     ]
     found: dict[str, statistics.Estimate] = {}
-    n_seeds = []
+    n_seeds, shares = [], []
     for name in checks.choose(check.span, *_axis(tables)):
         at = rows[rows["checkpoint"] == name]
         at = at.assign(value=((at["correct"] - at["valid"]) / at["n"]).astype(float))
@@ -113,10 +113,14 @@ def invalid_along_training(check: Check, tables: Tables) -> list[Contrast]:
         after = table[table.index.get_level_values("step") > 0].droplevel("step")
         found[name] = statistics.contrast([(after - table.loc[0].loc[after.index]).to_numpy()])
         n_seeds.append(len(after))
+        sums = ends.groupby(ends["step"] > 0)[["correct", "valid"]].sum().astype(float)
+        first, final = (100 * (1 - sums["valid"] / sums["correct"])).fillna(0)
+        shares.append(f"of what is right not derived: {first:.0f}% before training (0-shot), {final:.0f}% after it")
     if not found or min(n_seeds) < ENOUGH_SEEDS:
         raise NotMeasurable(f"needs {ENOUGH_SEEDS} seeds, there are {min(n_seeds, default=0)}", min(n_seeds, default=0))
     (whole,) = found.values()
-    return [checks.contrast(check, check.contrasts[0], whole, found, min(n_seeds), f"at {', '.join(found)}")]
+    note = "; ".join([f"at {', '.join(found)}", *shares])
+    return [checks.contrast(check, check.contrasts[0], whole, found, min(n_seeds), note)]
 
 
 def rollouts_on_hard(check: Check, tables: Tables) -> list[Contrast]:
@@ -139,7 +143,7 @@ def rollouts_on_hard(check: Check, tables: Tables) -> list[Contrast]:
     points = {name: statistics.contrast([value_sq], strata) for name, value_sq in groups.items()}
     whole = statistics.contrast([value_sq / len(groups) for value_sq in groups.values()], strata)
     n_seeds = min(hard.n_seeds, easy.n_seeds)
-    return [checks.contrast(check, check.contrasts[0], whole, points, n_seeds, f"{note}; {hard.steps}")]
+    return [checks.contrast(check, check.contrasts[0], whole, points, n_seeds, "; ".join([note, *hard.remarks]))]
 
 
 def at_the_same_step(rows: pd.DataFrame) -> pd.DataFrame:
@@ -164,14 +168,17 @@ def at_as_many_answers(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept)
 
 
-def _spread_in_test(check: Check, tables: Tables) -> Contrast:
+def _spread_in_test(check: Check, tables: Tables) -> list[Contrast]:
     (formula,) = check.contrasts
     arms = _arms(check, tables, formula)
     note = checks.kept(list(arms.slots), arms.left_out)
-    ((name, slot),) = arms.slots.items()
-    (value_sq,) = arms.groups(slot)
-    spread = statistics.Spread(tuple(value_sq.mean(axis=1)))
-    return checks.contrast(check, formula, spread, {name: spread}, arms.n_seeds, note)
+    found = []
+    for name, slot in arms.slots.items():
+        (value_sq,) = arms.groups(slot)
+        spread = statistics.Spread(tuple(value_sq.mean(axis=1)))
+        which = f"{formula} at {name}" if check.each else formula
+        found.append(checks.contrast(check, which, spread, {name: spread}, arms.n_seeds, note))
+    return found
 
 
 def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.last_step) -> Arms:
@@ -204,10 +211,35 @@ def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.las
         left_out |= {name: f"{n} of {ENOUGH_SEEDS} seeds" for name, n in few.items()}
         slots = {name: slot for name, slot in slots.items() if name not in few}
     n_seeds = min((seeds[name] for name in slots), default=0)
+    if check.span != "shared":  # those of the span at which a recipe has no run at all
+        left_out |= dict.fromkeys(
+            [name for name in checks.choose(check.span, *_axis(tables)) if name not in {*slots, *left_out}],
+            f"0 of {ENOUGH_SEEDS} seeds",
+        )
     if slots and n_seeds < ENOUGH_SEEDS:
         raise NotMeasurable(f"needs {ENOUGH_SEEDS} seeds, there are {n_seeds}", n_seeds)
-    steps = "" if k is None or pick is estimates.last_step else _steps(rows)
-    return Arms(signs, values, slots, left_out, n_seeds, steps)
+    remarks = [] if k is None or pick is estimates.last_step else [_steps(rows)]
+    if k is not None:
+        remarks += _underived(rows, trained, slots)
+    if all(recipe == "base" for _, recipe in signs):
+        remarks.append("the seeds of base are one model, so that the interval is of the questions alone")
+    return Arms(signs, values, slots, left_out, n_seeds, remarks)
+
+
+def _underived(rows: pd.DataFrame, arms: list[tuple[str, str]], slots: dict[str, SLOT]) -> list[str]:
+    """Of trained recipes the checkpoints at which most of what they get right is not derived step by step."""
+    if "valid" not in rows or rows["valid"].isna().all():
+        return []
+    counts = rows.groupby([*ARM, "checkpoint"], observed=True)[["correct", "valid"]].sum().astype(float)
+    found = []
+    for name, slot in slots.items():
+        for arm in arms:
+            correct, valid = counts.loc[(*arm, slot[arm])]
+            if correct and valid < correct / 2:
+                found.append(
+                    f"at {name} {100 * (1 - valid / correct):.0f}% of what {_words(arm)} gets right is not derived"
+                )
+    return found
 
 
 def _steps(rows: pd.DataFrame) -> str:

@@ -34,7 +34,9 @@ def contrasts(check: Check) -> list[Contrast]:
 
 def seed_spread(check: Check) -> list[Contrast]:
     """Favorable minus unfavorable seed, as the authors named them, at the last step that both have."""
-    tokens_b = {"early": 4, "turn": 10}[check.span]
+    if check.span == "beyond":
+        raise NotMeasurable("the paper shows single seeds at 4B and 10B tokens alone, and calls both sensitive")
+    tokens_b = 4
     table = reference.seeds()
     table = table[(table["tokens_b"] == tokens_b) & (table["metric"] == "pass@1")]
     steps = table.groupby("rl_step")["seed_kind"].nunique()

@@ -73,7 +73,7 @@ def what_came_out(tables: results.Tables) -> list[str]:
     pairs += [("parallel", other) for other in ("rl", "sft", "sft_rl")]
     changes, general = curves.gains(tables, pairs), curves.general_gains(tables)
     return [
-        headlines.early_rl(changes)[0],
+        " ".join([headlines.early_rl(changes)[0], headlines.reward_gaming(curves.gaming(tables))[0]]),
         headlines.scarce_demonstrations(changes)[0],
         headlines.sharpening_or_expansion(changes)[0],
         headlines.general_capabilities(general)[0],

@@ -97,17 +97,24 @@ class Spread:
 
     @property
     def mean(self) -> float:
+        """Without the bias of a standard deviation of few values (c4 of control charts)."""
+        s = len(self.value_s)
+        c4 = math.sqrt(2 / (s - 1)) * math.gamma(s / 2) / math.gamma((s - 1) / 2)
+        return self._from_deviation / c4
+
+    @property
+    def _from_deviation(self) -> float:
         return RANGE_OF_4 * float(np.std(self.value_s, ddof=1))
 
     def interval(self) -> Interval:
         df, tail = len(self.value_s) - 1, (1 - LEVEL) / 2
-        low, high = (self.mean * math.sqrt(df / chdtri(df, share)) for share in (tail, 1 - tail))
+        low, high = (self._from_deviation * math.sqrt(df / chdtri(df, share)) for share in (tail, 1 - tail))
         return Interval(*(round(float(value), 9) for value in (self.mean, low, high)))
 
     def p_value(self, margin: float) -> float:
         """Two-sided p of the hypothesis that the true distance is `margin`, above 0."""
         df = len(self.value_s) - 1
-        above = float(chdtrc(df, df * (self.mean / margin) ** 2))
+        above = float(chdtrc(df, df * (self._from_deviation / margin) ** 2))
         return max(2 * min(above, 1 - above), LEAST_P)
 
 

@@ -203,7 +203,7 @@ def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
     if file.is_file():
         study = params.load(file)
         suites = [suite for suite in suites if study.scale(scale, suite).evaluate.split in (None, "test")]
-        cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(suite)}
+        cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(scale, suite)}
         folders = [folder for folder in folders if folder in cells]
     if not folders:
         raise UserError(

@@ -56,7 +56,7 @@ def study_cells(
         which = f"--scale {scale} --suite {suite} --checkpoint {run.checkpoint} --recipe {run.recipe} --seed {run.seed}"
         before = _run_id(run.parent) if run.parent in wanted else first
         cells.append(Cell(_run_id(run), command(f"train {which}", launcher), (before,)))
-    if wanted != {Run(scale, "main", *cell) for cell in study.cells()}:
+    if wanted != {Run(scale, "main", *cell) for cell in study.cells(scale)}:
         return cells, "Notebooks, site and `dvc commit` are left out: these are not the runs that params.yaml names."
 
     trained = tuple(_run_id(run) for run in runs)

@@ -217,8 +217,10 @@ def reduce_study(runs: Sequence[Run], scale: Scale) -> tuple[list[Run], Scale, d
         "evaluate": {"between": min(2, scale.evaluate.between)},
     }
     smaller = replace(scale, **{block: replace(getattr(scale, block), **values) for block, values in blocks.items()})
-    name = runs[0].scale
-    changed = {"checkpoints": kept, "seeds": [runs[0].seed], "more_seeds": {}}
+    name, seeds = runs[0].scale, [runs[0].seed]
+    changed = {"checkpoints": kept, "seeds": seeds, "more_seeds": {}}
+    if scale.seeds is not None:
+        smaller, changed = replace(smaller, seeds=tuple(seeds)), {"checkpoints": kept, f"{name}.seeds": seeds}
     for block, values in blocks.items():
         for key, value in values.items():
             if value != getattr(getattr(scale, block), key):

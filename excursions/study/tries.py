@@ -72,7 +72,7 @@ def plan_try(
         blocks = {**before, **changed}
         overrides[one] = {block: {**before.get(block, {}), **changed.get(block, {})} for block in blocks}
     head = {"scales": [scale], "checkpoints": [checkpoint], "recipes": [recipe], "seeds": list(dict.fromkeys(seeds))}
-    made = head | {"more_seeds": {}, "keep_models": [], scale: raw[scale] | {"overrides": overrides}}
+    made = head | {"more_seeds": {}, "keep_models": [], scale: raw[scale] | {"overrides": overrides, "seeds": None}}
     text = yaml.safe_dump(made, sort_keys=False)
     folder = tree.try_folder(root, params.checked_name(name, "try"))
     if (folder / "params.yaml").is_file():
