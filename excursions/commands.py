@@ -146,7 +146,10 @@ def _evaluate_split(args: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
+    from excursions.data.loading import few_shot_examples
     from excursions.data.source import open_source
+
+    few_shot_examples(scale_of(args), args.shots)  # more than there are is told before these are imported
     from excursions.evaluation.outcomes import make_exam, measure_general, measure_outcomes
     from excursions.evaluation.protocol import shares
     from excursions.models.processes import Processes
@@ -253,13 +256,13 @@ def sample(args: argparse.Namespace) -> None:
     question = known[
         params.one_of(args.question, list(known), "question") if args.question else questions.validation[0].id
     ]
-    # a question that is not there is told before these are imported
+    shown, steps = few_shot_examples(scale, args.shots), open_source(scale).check_steps()
+    # what is not there is told before these are imported
     from excursions.evaluation.outcomes import Exam, measure_outcomes
     from excursions.models.processes import Processes
 
     _, tokenizer, engine = loaded(args)
     how = replace(scale.evaluate, samples=args.n, temperature=args.temperature, kept_samples=args.n)
-    shown, steps = few_shot_examples(scale, args.shots), open_source(scale).check_steps()
     exam = Exam((question,), shown, scale.questions, how, frozenset([question.id]), steps)
     _, kept = measure_outcomes(exam, engine, tokenizer, Processes())
     print(f"{kept[0]['prompt']}   [gold: {question.answer}]")
