@@ -180,13 +180,8 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         "--scale smoke",
         "--scale nano --suite larger --processes 2",
     )
-    added.add_argument(
-        "--processes",
-        type=_number(int, Range(1, 1024)),
-        default=1,
-        metavar="N",
-        help="share every batch among N processes (default: 1)",
-    )
+    share = "share every batch among N processes (default: 1)"
+    added.add_argument("--processes", type=THREADS, default=1, metavar="N", help=share)
     added = command(
         commands.train, "Computes the runs that are not there yet.", "--checkpoint p20 --recipe rl sft --seed 0 1"
     )
