@@ -56,9 +56,7 @@ def choose(
         name: Dropdown(description=name, options=list(values), value=chosen[name], layout=Layout(width="auto"))
         for name, values in options.items()
     }
-    display(
-        HBox(list(lists.values()), layout=Layout(flex_flow="row wrap")), include=[WIDGET]
-    )  # without the text in its place, which a page would show
+    display(HBox(list(lists.values()), layout=Layout(flex_flow="row wrap")), include=[WIDGET])
     shown = display(show(**chosen, **fixed), display_id=True)
 
     def change(_: object) -> None:

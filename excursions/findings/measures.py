@@ -187,7 +187,8 @@ def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.las
     rows = tables.general if k is None else tables.outcomes[tables.outcomes["benchmark"].map(ROLES) == check.benchmark]
     rows = rows[pd.MultiIndex.from_frame(rows[ARM]).isin(list(signs))]
     rows = rows if k is None else pick(rows)
-    slots = _slots(check, tables, rows, signs)
+    chosen = None if check.span == "shared" else checks.choose(check.span, *_axis(tables))
+    slots = _slots(check, rows, signs, chosen)
     wanted = {(*arm, name) for slot in slots.values() for arm, name in slot.items()}
     rows = rows[pd.MultiIndex.from_frame(rows[[*ARM, "checkpoint"]]).isin(wanted)]
     if k is not None and rows["n"].min() < k:
@@ -211,11 +212,8 @@ def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.las
         left_out |= {name: f"{n} of {ENOUGH_SEEDS} seeds" for name, n in few.items()}
         slots = {name: slot for name, slot in slots.items() if name not in few}
     n_seeds = min((seeds[name] for name in slots), default=0)
-    if check.span != "shared":  # those of the span at which a recipe has no run at all
-        left_out |= dict.fromkeys(
-            [name for name in checks.choose(check.span, *_axis(tables)) if name not in {*slots, *left_out}],
-            f"0 of {ENOUGH_SEEDS} seeds",
-        )
+    without = [name for name in chosen or () if name not in {*slots, *left_out}]  # a recipe has no run there at all
+    left_out |= dict.fromkeys(without, f"0 of {ENOUGH_SEEDS} seeds")
     if slots and n_seeds < ENOUGH_SEEDS:
         raise NotMeasurable(f"needs {ENOUGH_SEEDS} seeds, there are {n_seeds}", n_seeds)
     remarks = [] if k is None or pick is estimates.last_step else [_steps(rows)]
@@ -247,14 +245,16 @@ def _steps(rows: pd.DataFrame) -> str:
     return "; ".join(f"{checkpoint} after {step} steps of {suite}" for (checkpoint, suite), step in at.items())
 
 
-def _slots(check: Check, tables: Tables, rows: pd.DataFrame, signs: dict[tuple[str, str], int]) -> dict[str, SLOT]:
-    """The checkpoints of the check's span that have all arms; in another suite, the one of as many tokens."""
+def _slots(
+    check: Check, rows: pd.DataFrame, signs: dict[tuple[str, str], int], chosen: list[str] | None
+) -> dict[str, SLOT]:
+    """The checkpoints of the check's span (chosen; None: any) that have all arms; in another suite, the one of as many
+    tokens."""
     tokens = rows.groupby([*ARM, "checkpoint"])["tokens"].first()
     present = set(map(tuple, tokens.index.droplevel("checkpoint")))
     if missing := [_words(arm) for arm in signs if arm not in present]:
         raise NotMeasurable(f"needs results of {', '.join(missing)}")
     first = next(iter(signs))
-    chosen = None if check.span == "shared" else checks.choose(check.span, *_axis(tables))
     found = {}
     for name, count in tokens[first].sort_values().items():
         slot = {}
