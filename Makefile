@@ -9,7 +9,7 @@ BIN := $(CURDIR)/.venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM_PIP = .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help repro verify test test-vllm smoke real lint lab bench bench-vllm lock
+.PHONY: help repro verify test test-vllm smoke real lint lab bench bench-vllm lock badges
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -51,6 +51,9 @@ bench: .venv/.installed ## measure speed, about 15 minutes on an idle machine: w
 
 bench-vllm: .venv/.installed .venv-vllm/.installed ## measure the sampler against vLLM on the CPU, into the same table
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/table.py vllm_sampling
+
+badges: ## write badges and the address of a published copy into README.md: make badges REPOSITORY=owner/name
+	@$(PYTHON) .github/badges.py "$(REPOSITORY)"
 
 # The pins that are there stay unless pyproject.toml forbids them; `make lock UPGRADE=1` takes the newest of everything.
 # The local part of a torch version (+cpu) names a build of the same release, so it is dropped.

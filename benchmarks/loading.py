@@ -2,39 +2,47 @@
 
 Each tree has 9 checkpoints x 7 recipes; a run asks 500 questions of each of two benchmarks before and after training
 and 200 between (seven times), and 500 items of each of six general benchmarks. Each load is a process of its own that
-imports what a notebook imports, so its memory is a notebook's. Writes loading.svg and loading.png into docs/.
+imports what a notebook imports, so its memory is a notebook's.
 """
 
 from __future__ import annotations
 
 import itertools
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from matplotlib.figure import Figure
+from measuring import report
 
 from excursions.files import write_json
-from excursions.findings import plotting
 from excursions.params import RECIPES
 from excursions.results import tables as results
 
 CHECKPOINTS = ("p04", "p08", "p12", "p20", "p24", "p28", "p40", "p56", "p88")
-SEEDS = (1, 5)
+SEEDS = (1, 10, 50)
 LOADS = {
-    "imports alone": "pass",
+    "imports alone": "None",
     "results before and after training": "results.load_outcomes(root, 'nano', between=False)",
     "results at all steps": "results.load_outcomes(root, 'nano')",
     "general benchmarks": "results.load_general(root, 'nano')",
-    "what most figures read": "results.load_tables(root, 'nano', between=False)",
+    "what most figures read": "(lambda t: (t.outcomes, t.general))(results.load_tables(root, 'nano', between=False))",
 }
+CODE = """
+import time
+from excursions.findings import figures, report
+from excursions.results import tables as results
+root = {root!r}
+start = time.process_time()
+kept = {expression}
+seconds = time.process_time() - start
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))  # of this process alone
+print(seconds, peak.split()[1])
+"""
 RUN = {"parameters": {}, "versions": {}, "git_commit": None, "machine": {}, "wall_seconds": 0.0}
 RUN |= {"peak_memory_mb": 0.0, "fingerprint": "made up"}
 
@@ -46,11 +54,10 @@ def main() -> None:
         for seeds in SEEDS:
             write_seeds(root, range(made, seeds))
             made = seeds
-            for what, statement in LOADS.items():
-                seconds, mb = in_a_process(root, statement)
+            for what, expression in LOADS.items():
+                seconds, mb = in_a_process(root, expression)
                 rows.append({"runs": seeds * len(CHECKPOINTS) * len(RECIPES), "read": what, "s": seconds, "MB": mb})
-                print("{runs:5} runs  {read:35} {s:6.1f} s CPU {MB:6.0f} MB".format(**rows[-1]), flush=True)
-    plotting.save(drawn(pd.DataFrame(rows)), Path(__file__).parents[1] / "docs" / "loading")
+    report(rows)
 
 
 def write_seeds(root: Path, seeds: range) -> None:
@@ -87,42 +94,12 @@ def write_seeds(root: Path, seeds: range) -> None:
             pq.write_table(table, folder / name, compression="zstd")
 
 
-def in_a_process(root: Path, statement: str) -> tuple[float, float]:
-    """Seconds of CPU time that the statement takes, and the peak memory in MB of a process that does only this."""
-    code = "from excursions.findings import figures, report\nfrom excursions.results import tables as results\n"
-    code += f"from benchmarks.loading import measured\nroot = {str(root)!r}\nmeasured(lambda: {statement})"
-    code = code.replace("lambda: pass", "lambda: None")
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
-    )
-    seconds, mb = done.stdout.split()
-    return float(seconds), float(mb)
-
-
-def measured(load: object) -> None:
-    """Prints what `in_a_process` reads."""
-    start = time.process_time()
-    kept = load()
-    seconds = time.process_time() - start
-    unit = 1024 if sys.platform == "linux" else 1024 * 1024  # ru_maxrss is in kilobytes on Linux, in bytes on macOS
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, end="")
-    del kept
-
-
-@plotting.styled
-def drawn(rows: pd.DataFrame) -> Figure:
-    """Seconds and MB over the number of runs, one line for each load."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    for axes, (column, label) in zip(
-        figure.subplots(1, 2), {"s": "CPU seconds", "MB": "peak memory (MB)"}.items(), strict=True
-    ):
-        for what, points in rows.groupby("read", sort=False):
-            axes.plot(points["runs"], points[column], "o-", label=what)
-        axes.set_xlabel("runs")
-        axes.set_ylabel(label)
-        axes.set_ylim(0)
-    axes.legend(fontsize=7)
-    return figure
+def in_a_process(root: Path, expression: str) -> tuple[float, float]:
+    """Seconds of CPU time that the expression takes, and the peak memory in MB of a process that does only this."""
+    code = CODE.format(root=str(root), expression=expression)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, kilobytes = done.stdout.split()
+    return float(seconds), int(kilobytes) / 1024
 
 
 if __name__ == "__main__":

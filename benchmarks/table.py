@@ -1,8 +1,8 @@
 """Runs the benchmarks, each in a process of its own, and writes what they found to docs/: `make bench`.
 
 docs/benchmarks.json holds what each found on each kind of machine (cpu, gpu); a run replaces what it measures, with
-names only these: `python benchmarks/table.py sampling growth`. docs/benchmarks.md and docs/benchmarks.svg are made
-from it.
+names only these: `python benchmarks/table.py sampling growth`. docs/benchmarks.md and its figures are made from
+it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from measuring import ON_GPU
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).parents[1] / "docs"
 STORE = DOCS / "benchmarks.json"
+matplotlib.rcParams.update({"svg.hashsalt": "benchmarks", "svg.fonttype": "path"})
 SCRIPTS = {
-    "cpu": ("sampling", "any_model", "grpo_step", "pretraining", "evaluation", "growth"),
+    "cpu": ("sampling", "any_model", "grpo_step", "pretraining", "evaluation", "growth", "loading"),
     "gpu": ("sampling", "grpo_step"),
 }
 # Measured only when asked for by name, by the Python of an environment of its own (`make bench-vllm`).
@@ -50,13 +52,16 @@ def main() -> None:
     kind = "gpu" if ON_GPU else "cpu"
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     about = {"machine": machine(), "versions": f"Python {platform.python_version()}, {versions}"}
+    before = found.get(kind, {})
+    if sys.argv[1:] and before and {**before, **about} != before:
+        sys.exit(f"{STORE} is of another machine or of other versions; without names everything is measured again.")
+    measured = before.get("measured", {}) if sys.argv[1:] else {}
     for script in sys.argv[1:] or SCRIPTS[kind]:
         rows, memory = run(script)
-        measured = found.get(kind, {}).get("measured", {}) | {script: [row | {"memory": memory} for row in rows]}
+        measured = measured | {script: [row | {"memory": memory} for row in rows]}
         found[kind] = about | {"measured": measured}
         STORE.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     (DOCS / "benchmarks.md").write_text(page(found), encoding="utf-8")
-    draw(pd.DataFrame(found["cpu"]["measured"]["growth"]))
 
 
 def run(script: str) -> tuple[list[dict], float]:
@@ -84,7 +89,7 @@ def page(found: dict) -> str:
     parts = ["# Speed\n\nMade by `make bench` from docs/benchmarks.json.\n"]
     for kind, about in sorted(found.items()):
         rows = []
-        names = [name for name in (*SCRIPTS[kind], *APART) if name != "growth"]
+        names = [name for name in (*SCRIPTS[kind], *APART) if name not in DRAWN]
         for row in (row for name in names for row in about["measured"].get(name, ())):
             cells = [_number(row.get(name)) for name in ("ours", "peer", "ratio", "floor")]
             cells += [row.get("peer_name", ""), row.get("of it", ""), _number(row.get("memory"))]
@@ -95,16 +100,19 @@ def page(found: dict) -> str:
             "|---|---|---|---|---|---|---|---|\n"
         )
         parts += rows
-    growth = pd.DataFrame(found["cpu"]["measured"]["growth"])[["axis", "value", "rollout", "update", "floor"]]
-    table = growth.to_markdown(index=False, floatfmt=".2f")
-    parts.append(f"\n## How a GRPO step grows\n![seconds of a GRPO step](benchmarks.svg)\n\n{table}\n")
+    for name, (heading, columns, draw) in DRAWN.items():
+        if rows := found.get("cpu", {}).get("measured", {}).get(name):
+            table = pd.DataFrame(rows)[columns].to_markdown(index=False, floatfmt=".2f")
+            figure = draw(pd.DataFrame(rows))
+            figure.savefig(DOCS / f"benchmarks_{name}.svg", metadata={"Date": None})
+            parts.append(f"\n## {heading}\n![{heading}](benchmarks_{name}.svg)\n\n{table}\n")
     return "".join(parts)
 
 
-def draw(growth: pd.DataFrame) -> None:
+def draw_growth(growth: pd.DataFrame) -> Figure:
     """One panel an axis: rollout and update stacked, the floor as a line across."""
-    plt.rcParams.update({"svg.hashsalt": "benchmarks", "svg.fonttype": "path"})
-    figure, panels = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    panels = figure.subplots(1, 3)
     for panel, (axis, rows) in zip(panels, growth.groupby("axis", sort=False), strict=True):
         names = rows["value"].astype(str)
         panel.bar(names, rows["rollout"], label="rollout", color="0.75")
@@ -113,7 +121,25 @@ def draw(growth: pd.DataFrame) -> None:
         panel.set(xlabel=axis, yscale="linear")
     panels[0].set_ylabel("seconds of a GRPO step")
     panels[0].legend(frameon=False)
-    figure.savefig(DOCS / "benchmarks.svg", metadata={"Date": None})
+    return figure
+
+
+def draw_loading(loading: pd.DataFrame) -> Figure:
+    """Seconds and memory over the number of runs, one line for each thing that is read."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for panel, (column, label) in zip(panels, {"s": "CPU seconds", "MB": "peak memory, MB"}.items(), strict=True):
+        for what, rows in loading.groupby("read", sort=False):
+            panel.plot(rows["runs"], rows[column], "o-", label=what)
+        panel.set(xlabel="runs", ylabel=label, ylim=(0, None))
+    panels[0].legend(frameon=False, fontsize=7)
+    return figure
+
+
+DRAWN = {
+    "growth": ("How a GRPO step grows, in seconds", ["axis", "value", "rollout", "update", "floor"], draw_growth),
+    "loading": ("How reading the results grows", ["runs", "read", "s", "MB"], draw_loading),
+}
 
 
 def _number(value: float | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 
 from excursions import params
@@ -67,18 +68,25 @@ def pretrain(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     from excursions.models.launch import leave
-    from excursions.models.suites import lend_suite, prepare_suite
     from excursions.study.one_run import kept_models
     from excursions.study.pool import train_runs
 
     study, wanted = args.study, named_runs(args)
-    if args.suite in study.public_suites:
-        prepare_suite(study, args.scale, args.suite, dict.fromkeys(run.checkpoint for run in wanted), args.root)
-    elif (of := study.checkpoint_suite(args.suite)) != args.suite:
-        lend_suite(args.root, args.scale, of, args.suite)
-    keep = set(wanted) if args.keep_model else kept_models(wanted, study.keep_models)
+    make_ready(args, [run.checkpoint for run in wanted])
+    keep = set(wanted) if args.keep_model else kept_models(wanted, study)
     train_runs(wanted, scale_of(args), args.root, keep)
     leave()
+
+
+def make_ready(args: argparse.Namespace, checkpoints: Iterable[str]) -> None:
+    """The checkpoints that a suite borrows, or that others have pretrained, are where its runs look for them."""
+    from excursions.models.suites import lend_suite, prepare_suite
+
+    lender = args.study.checkpoint_suite(args.suite)
+    if lender in args.study.public_suites:
+        prepare_suite(args.study, args.scale, lender, dict.fromkeys(checkpoints), args.root)
+    if lender != args.suite:
+        lend_suite(args.root, args.scale, lender, args.suite)
 
 
 def try_(args: argparse.Namespace) -> None:
@@ -203,7 +211,7 @@ def verify(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
-    from excursions.models.suites import checkpoint_folder, prepare_suite
+    from excursions.models.suites import checkpoint_folder
     from excursions.study.cost_report import describe_costs
     from excursions.study.costs import find_machine
     from excursions.study.plan import describe_plan, measure_steps, prompts_line
@@ -223,14 +231,13 @@ def plan(args: argparse.Namespace) -> None:
     )
     pretrained = public is not None or lender != args.suite
     print("\n".join(describe_costs(runs, scale, shape, args.root, machine, pretrained, args.reduced)))
-    print(prompts_line(scale, checkpoint_folder(args.root, args.scale, args.suite, runs[0].checkpoint, download=False)))
+    print(prompts_line(scale, checkpoint_folder(args.root, args.scale, lender, runs[0].checkpoint, download=False)))
     try:
         print("\n".join(describe_plan(runs, scale, args.root)))
     except UserError as error:  # of checkpoints that are gone, which results are there for
         print(f"which runs are there is not known: {error}")
     if args.measure:
-        if public is not None:
-            prepare_suite(study, args.scale, lender, [runs[0].checkpoint], args.root)
+        make_ready(args, [runs[0].checkpoint])
         print("\n".join(measure_steps(runs, scale, args.root)))
 
 

@@ -116,8 +116,13 @@ def test_names_are_escaped_in_attributes(tmp_path):
 
 
 def test_a_suite_has_a_report_of_its_own_and_a_name(tmp_path):
-    _write_notebook(tmp_path, "suite", 'scale = "nano"\nroot = ".."\nsuite = "main"', "suite")
-    assert notebook.run("suite", "nano", tmp_path, {"suite": "tiny"}).name == "suite_tiny.html"
+    _write_notebook(tmp_path, "early_rl", 'scale = "nano"\nroot = ".."\nsuite = "main"', "suite")
+    claims.claims_file(tmp_path, "nano", "early_rl").parent.mkdir(parents=True)
+    shutil.copy(claims.claims_file(ROOT, "nano", "early_rl"), claims.claims_file(tmp_path, "nano", "early_rl"))
+    pages = [notebook.run("early_rl", "nano", tmp_path, {"suite": name}) for name in ("tiny", "main")]
+    assert [page.name for page in pages] == ["early_rl_tiny.html", "early_rl.html"]
+    # the claims are of the study itself
+    assert ["rl-matches-sft-rl-early" in page.read_text() for page in pages] == [False, True]
 
 
 def test_a_failing_cell_is_named_and_the_old_report_stays(tmp_path):

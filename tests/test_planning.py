@@ -303,6 +303,15 @@ def test_a_micro_batch_of_tokens_is_planned_as_it_is_cut(nano, shape):
     assert small.activations / whole.activations == pytest.approx(3000 / (MICRO_BATCH * longest))
 
 
+def test_what_a_recipe_sees_instead_is_what_its_measurement_costs(nano, shape):
+    lengths = Lengths(40, 54, 30, 60, 1.0, "")
+    fewer = replace(nano, overrides={"base": {"evaluate": {"samples": 8, "shots": 0}}})
+    zero_shot = costs.checkpoint_cost(nano, shape, lengths, ["rl", "sft"])
+    eight = costs.checkpoint_cost(replace(nano, evaluate=replace(nano.evaluate, samples=8)), shape, lengths, ["rl"])
+    assert costs.checkpoint_cost(fewer, shape, lengths, ["base"]) == eight
+    assert costs.checkpoint_cost(fewer, shape, lengths, ["base", "rl", "sft"]).total == eight.total + zero_shot.total
+
+
 def test_keys_and_values_of_the_embedded_engine(nano, model, shape, monkeypatch):
     engine, seen = TorchEngine(model, None, len(corpus.tokenizer(nano.questions.seed))), []
     step = engine._step

@@ -71,7 +71,8 @@ def test_results_of_other_protocols_are_not_compared(kept, tmp_path):
     (tmp_path / "others.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (about, *renamed)))
     with pytest.raises(UserError, match="they differ in the questions"):
         compare(kept[0], tmp_path / "others.jsonl")
-    for text in ("", "{}", "no JSON", json.dumps(about)):
+    nameless = [{key: value for key, value in about.items() if key != "model"}, *samples]
+    for text in ("", "{}", "no JSON", json.dumps(about), "".join(json.dumps(row) + "\n" for row in nameless)):
         (tmp_path / "bad.jsonl").write_text(text)
         with pytest.raises(UserError, match="bad.jsonl could not be read .*--keep"):
             load_kept(tmp_path / "bad.jsonl")

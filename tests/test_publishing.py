@@ -1,9 +1,13 @@
 """What others publish and cite the project by agrees with the project, and names nothing that is not there."""
 
+import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
+import nbformat
+import pytest
 import yaml
 
 import excursions
@@ -31,6 +35,33 @@ def test_workflows_use_what_is_there():
     assert (ROOT / command).is_file()
     (copied,) = re.findall(r"cp -r (.+) site", workflows["pages"])
     assert all((ROOT / name).exists() for name in copied.split())
+
+
+def test_badges_lead_to_the_published_copy_and_are_replaced_the_next_time(tmp_path):
+    spec = importlib.util.spec_from_file_location("badges", ROOT / ".github/badges.py")
+    badges = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(badges)
+    (tmp_path / "notebooks").mkdir()
+    for name in ("README.md", badges.NOTEBOOK, "CITATION.cff"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for repository in ("first/one", "o-ne/ano.ther"):
+        badges.write(tmp_path, repository)
+        readme = (tmp_path / "README.md").read_text(encoding="utf-8")
+        assert readme.index("badges") < readme.index("**When, during pretraining")
+        found = re.findall(r"^\[!\[\w+\]\((\S+)\)\]\((\S+)\)$", readme, re.MULTILINE)
+        assert len(found) == 4 and all(url.startswith("https://") for pair in found for url in pair)
+        targets = [target for _, target in found]
+        assert sum(repository in target for target in targets) == 3 and (ROOT / badges.NOTEBOOK).is_file()
+        assert all(target.endswith(badges.NOTEBOOK) for target in targets[2:])
+        address = f"https://github.com/{repository}"
+        assert yaml.safe_load((tmp_path / "CITATION.cff").read_text(encoding="utf-8")) == CITATION | {
+            "repository-code": address
+        }
+        notebook = nbformat.read(tmp_path / badges.NOTEBOOK, as_version=4)
+        assert f'    address = "{address}"\n' in notebook.cells[3].source
+    for wrong in ("", "name", "https://github.com/a/b", "a/b c"):
+        with pytest.raises(SystemExit, match="accepted: owner/name"):
+            badges.write(tmp_path, wrong)
 
 
 def test_pages_are_published_with_all_that_they_link_to():

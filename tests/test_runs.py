@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import make_dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -16,11 +17,11 @@ from excursions.files import locked
 from excursions.models.model import load_model, save_model
 from excursions.models.processes import Processes
 from excursions.models.state import saved_states
-from excursions.params import RECIPES, Style, UserError
+from excursions.params import RECIPES, Style, UserError, load
 from excursions.results import tables as results
 from excursions.rollout.torch_engine import TorchEngine
 from excursions.study import code, equality, one_run, pool
-from excursions.study.one_run import train_run, use_cores
+from excursions.study.one_run import kept_models, train_run, use_cores
 from excursions.study.plan import describe_plan
 from excursions.study.pool import train_runs
 from excursions.study.run import FILES, Run, about, fingerprint, status
@@ -165,6 +166,18 @@ def test_all_recipes_side_by_side_keep_the_contract_and_are_not_computed_twice(p
     assert f"{more[1].name} is there, but its trained model was not kept" in capsys.readouterr().out
     plan = describe_plan([*wanted, Run("smoke", "main", "p20", "rl", 0)], smoke, project)
     assert plan[0].endswith("there") and "to compute, about" in plan[-2] and plan[-1].startswith("to compute: about")
+
+
+def test_models_are_kept_of_the_study_itself():
+    study = load(Path(__file__).parents[1] / "params.yaml")
+    kept, *others = [
+        Run("nano", "main", "p20", "rl", 0),
+        Run("nano", "weight-25", "p20", "parallel", 0),
+        Run("paper", "main", "p20", "rl", 0),
+        Run("nano", "main", "p20", "base", 0),
+        Run("nano", "main", "p20", "rl", 1),
+    ]
+    assert kept_models([*others, kept], study) == {kept}
 
 
 def test_cores_are_shared_by_the_workers_but_at_nano_scale(smoke, monkeypatch):

@@ -8,11 +8,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 from markupsafe import Markup
 from study_file import write_study
 from synthetic import make_study
 
+from excursions import params
+from excursions.data.nano import problems
 from excursions.findings import claims, explorer, notebook, pages, site
 from excursions.results import tables as results
 
@@ -97,13 +100,52 @@ def test_the_series_are_the_estimates_of_the_tables(project):
     assert reward[-1] == [20, pytest.approx(log["reward"].mean(), rel=1e-4)]
 
 
+def test_the_log_of_a_run_that_left_the_study_leaves_the_explorer(project):
+    tables = results.load_tables(project, "nano")
+    fewer = [table[~((table["recipe"] == "rl") & (table["seed"] == 2))] for table in (tables.outcomes, tables.general)]
+    seeds = {one[7] for one in explorer.all_series(project, tables) if one[1] == "reward" and one[6] == "rl"}
+    left = results.Tables("nano", *fewer, tables.parameters)
+    assert seeds == {0, 1, 2, "all"}
+    assert {one[7] for one in explorer.all_series(project, left) if one[1] == "reward" and one[6] == "rl"} == {
+        0,
+        1,
+        "all",
+    }
+
+
+def test_a_suite_with_fewer_samples_hides_no_curve_of_another(project):
+    tables = results.load_tables(project, "nano")
+    one = tables.outcomes["recipe"] == "sft"
+    outcomes = tables.outcomes.assign(
+        n=tables.outcomes["n"].where(~one, 8), correct=tables.outcomes["correct"].where(~one, 4), valid=0
+    )
+    series = explorer.all_series(project, results.Tables("nano", outcomes, tables.general, tables.parameters))
+    by_seed = {(one[6], one[3]) for one in series if one[:2] == ["tokens", explorer.SOLVED] and one[7] == 0}
+    assert {("rl", 32), ("rl", 1), ("sft", 8)} <= by_seed and ("sft", 32) not in by_seed
+
+
+def test_samples_show_the_question_without_examples_and_all_of_the_text(tmp_path):
+    how = params.load(ROOT / "params.yaml").scale("nano").questions
+    example = how.prompt.replace("{question}", "who ?") + " ann 5 . #### 5 , 1" + how.separator
+    row = {"benchmark": "easy", "question_id": "e", "step": 0, "gold": "17 , 5", "correct": True, "valid": True}
+    row |= {"stop_reason": "eos", "completion": SOLUTION + " . that is it"}
+    folder = results.run_folder(tmp_path, "nano", "main", "p88", "base", 0)
+    folder.mkdir(parents=True)
+    for before in ("", example):
+        line = json.dumps(row | {"prompt": before + how.prompt.replace("{question}", QUESTION)})
+        (folder / "samples.jsonl.gz").write_bytes(gzip.compress(line.encode()))
+        cells = pd.DataFrame([("main", "p88", "base", 0)], columns=explorer.RUN)
+        kept = explorer.kept_samples(tmp_path, "nano", cells, how, problems.checked_steps)
+        assert kept["questions"] == [["e", "easy", QUESTION, "17 , 5"]]
+        assert kept["completions"][0][1][-1] == ("#### 17 , 5 . that is it", True)
+
+
 def test_samples_are_kept_once_and_their_steps_checked(project):
     tables = results.load_tables(project, "nano")
     cells = tables.outcomes[explorer.RUN].drop_duplicates()
     asked = []
-    kept = explorer.kept_samples(
-        project, "nano", cells, "question : {question} answer :", lambda *given: asked.append(given) or STEPS
-    )
+    how = params.load(ROOT / "params.yaml").scale("nano").questions
+    kept = explorer.kept_samples(project, "nano", cells, how, lambda *given: asked.append(given) or STEPS)
     assert kept["questions"][0] == ["easy-0", "easy", QUESTION, "17 , 5"]
     assert all(completion[1] == STEPS for completion in kept["completions"])
     assert {text for text, _ in asked} == {QUESTION}

@@ -35,7 +35,7 @@ from excursions.models.suites import checkpoint_folder, prepare_suite
 from excursions.params import PublicSuite, Revision, UserError
 from excursions.results import tables as results
 from excursions.study.one_run import train_run
-from excursions.study.run import Run, parameters
+from excursions.study.run import Run, parameters, status
 from excursions.training.optimizers import adamw
 from excursions.training.sft import Example, completion_loss
 
@@ -459,6 +459,12 @@ def test_a_suite_is_asked_by_its_template_trained_by_adapters_and_saved_whole(
         train_run(Run("paper", "tiny", "p01", recipe, 0), scale, root, Processes(), keep_model=True)
 
     warned = capsys.readouterr().err
+    (revision / "chat_template.jinja").write_text(TEMPLATE.replace("<assistant>", "<bot>"))
+    assert status(Run("paper", "tiny", "p01", "sft", 0), scale, root) == "to compute"
+    train_run(Run("paper", "tiny", "p01", "base", 0), scale, root, Processes())
+    with gzip.open(Run("paper", "tiny", "p01", "base", 0).folder(root) / "samples.jsonl.gz", "rt") as lines:
+        assert all(json.loads(line)["prompt"].endswith("<bot>") for line in lines)
+    (revision / "chat_template.jinja").write_text(TEMPLATE)
     assert "tiny p01 rl seed-0: WARNING: In the first 5 steps" in warned and "mark no final answer" in warned
     assert "sft seed-0: WARNING" not in warned
     for recipe in ("sft", "rl"):
@@ -491,17 +497,26 @@ def test_a_suite_is_asked_by_its_template_trained_by_adapters_and_saved_whole(
         assert said in capsys.readouterr().err
 
 
-def test_a_public_suite_is_trained_and_measured_like_our_own(hub_project, hub_scale, published, tmp_path, monkeypatch):
+def test_a_public_suite_is_trained_and_measured_like_our_own(
+    hub_project, hub_scale, published, tmp_path, monkeypatch, capsys
+):
     """`hub_project` holds the questions; SFT by the command that a user types, RL with rewards that are not all 0."""
     scale = replace(hub_scale, engine=replace(hub_scale.engine, name="transformers"))
     root = tmp_path / "project"
     root.mkdir()
     write_params(root, scale)
     raw = yaml.safe_load((root / "params.yaml").read_text())
-    raw["suites"] = {"tiny": asdict(study_with(published).suites["tiny"])}
+    borrowing = {"checkpoints_of": "tiny", "checkpoints": ["p02"], "recipes": ["sft"], "seeds": [0]}
+    raw["suites"] = {"tiny": asdict(study_with(published).suites["tiny"]), "mine": borrowing}
     (root / "params.yaml").write_text(yaml.safe_dump(raw))
     command = ["train", "--root", str(root), "--scale", "paper", "--suite", "tiny", "--recipe", "sft"]
     assert cli.main([*command, "--checkpoint", "p02"]) == 0
+    borrowed = ["--root", str(root), "--scale", "paper", "--suite", "mine"]
+    assert cli.main(["plan", *borrowed, "--measure"]) == 0
+    assert "sft: the first step took" in capsys.readouterr().out
+    assert cli.main(["train", *borrowed]) == 0
+    of_both = [results.load_outcomes(root, "paper", suite)[["step", "correct"]] for suite in ("tiny", "mine")]
+    assert of_both[0].equals(of_both[1])
     monkeypatch.setattr("excursions.training.rl.grade_completions", distributed_work.grade_by_text)
     train_run(Run("paper", "tiny", "p02", "rl", 0), scale, root, Processes())
 

@@ -103,7 +103,7 @@ def _load(hub: Hub, params: Questions) -> tuple[QuestionSet, dict[str, int]]:
             f"{len(common)} questions of {hub.train} (hub.train) stand in a test set, the first as {test.id} of "
             f"{source}: {text[:100]!r}. Write the training data without them to a file, for example with `python -c "
             f'"from excursions import params; from excursions.data import public; public.write_without_overlap('
-            f"params.load().scale('paper'), 'train.jsonl')\"`, and set hub.train to that file."
+            f"params.load().scale('SCALE'), 'train.jsonl')\"`, SCALE being the scale's name, and set hub.train to it."
         )
     shown = {normalize(example.text) for example in sum(examples.values(), [])}
     splits: dict[str, list[Question]] = {"train": [], "validation": []}

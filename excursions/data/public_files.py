@@ -149,9 +149,7 @@ def reading(source: str, key: str) -> Iterator[None]:
         reason = " ".join(str(error.__cause__ or error).split())[:300].rstrip(".") or type(error).__name__
         kinds = "" if key == "tokenizer" else f", or a file ({', '.join(FILES)})"
         remedy = f"Set hub.{key} in params.yaml to where it is."
-        if "zstd" in reason:  # as in DOLMino
-            remedy = "For .zst files `pip install zstandard`."
-        elif _is_hub_name(source):
+        if _is_hub_name(source):
             what = "" if key == "tokenizer" else "--repo-type dataset "
             remedy = (
                 f"Where there is no network, or HF_HUB_OFFLINE is set, fetch it elsewhere with `hf download {what}"

@@ -160,7 +160,7 @@ def load_kept(path: Path) -> tuple[dict, list[dict]]:
     """How a model was asked, and its completions. Raises UserError for a file that `measure` did not write."""
     try:
         about, *samples = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        if not samples or set(ASKED) - set(about) or any(type(row["correct"]) is not bool for row in samples):
+        if not samples or {*ASKED, "model"} - set(about) or any(type(row["correct"]) is not bool for row in samples):
             raise ValueError("it lacks what such a file has")
         counts = Counter(row["question_id"] for row in samples)
         if len(counts) != about["questions"] or {*counts.values()} != {about["samples"]}:

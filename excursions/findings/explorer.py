@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from excursions.findings import estimates, statistics
+from excursions.params import Questions
 from excursions.results import schemas
 from excursions.results import tables as results
 
@@ -41,7 +42,9 @@ def all_series(root: Path | str, tables: results.Tables) -> list[list]:
             ]
             if len(along):  # of a study of base alone nothing goes along steps
                 measured.append(_solved(along.assign(correct=along[column].astype(int)), measure).assign(axis="steps"))
-    measured += [_log(_named(results.load_training(root, tables.scale, suite))) for suite in tables.parameters]
+    runs = outcomes[RUN].drop_duplicates()  # a run that params.yaml no longer names may still have its log
+    logs = [_named(results.load_training(root, tables.scale, suite)) for suite in tables.parameters]
+    measured += [_log(log.merge(runs)) for log in logs]
     rows = pd.concat(measured, ignore_index=True).fillna({"axis": "tokens", "benchmark": "", "k": 0}).astype({"k": int})
     rows["x"] = rows["checkpoint"].astype(object).where(rows["axis"] == "tokens", rows["step"])
     mean = (
@@ -73,9 +76,10 @@ def _estimated(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
 def _solved(outcomes: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Mean pass@k over the questions of each run, step and benchmark."""
     found = []
-    for k in (k for k in results.KS if k <= outcomes["n"].min()):
-        y = 100 * statistics.pass_at_k(outcomes["n"].to_numpy(), outcomes["correct"].to_numpy(), k)
-        rows = outcomes.assign(y=y, k=k, measure=measure)
+    for k in results.KS:
+        rows = outcomes[outcomes["n"] >= k]
+        y = 100 * statistics.pass_at_k(rows["n"].to_numpy(), rows["correct"].to_numpy(), k)
+        rows = rows.assign(y=y, k=k, measure=measure)
         found.append(rows.groupby([*RUN, "tokens", "measure", "step", "benchmark", "k"], as_index=False)["y"].mean())
     return pd.concat(found)
 
@@ -105,30 +109,36 @@ def _short(value: object) -> object:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def kept_samples(root: Path | str, scale: str, cells: pd.DataFrame, template: str, checked: Checker | None) -> dict:
+def kept_samples(root: Path | str, scale: str, cells: pd.DataFrame, asked: Questions, checked: Checker | None) -> dict:
     """The kept completions before and after training, each with its steps checked, of the first seed of each cell.
 
-    cells: columns suite, checkpoint, recipe, seed. template: the prompt of a question, with {question}.
+    cells: columns suite, checkpoint, recipe, seed. asked: how the prompts are made.
     checked: (question, completion) -> the completion's steps and whether each holds; None where that is not known.
     Returns {"questions": [[id, benchmark, text, gold], ...], "completions": [[question, text or [[step, holds], ...],
     correct, valid, stop_reason], ...], "cells": [[suite, checkpoint, recipe, seed, step, [completion, ...]], ...]},
     where question and completion are places in those lists. Equal completions are held once.
     """
-    before, after = template.split("{question}")
+    before, after = (asked.separator + asked.prompt).split("{question}")
     questions: dict[str, list] = {}
     completions: dict[tuple, int] = {}
     found = []
     for suite, checkpoint, recipe, seed in cells.drop_duplicates(RUN[:-1])[RUN].itertuples(index=False):
         by_step: dict[int, list[int]] = {}
         for row in results.load_samples(results.run_folder(root, scale, suite, checkpoint, recipe, seed)):
-            text = row["prompt"].split(before)[-1].removesuffix(after) if before else row["prompt"]
+            text = (asked.separator + row["prompt"]).split(before)[-1].removesuffix(after)  # without worked examples
             questions.setdefault(row["question_id"], [row["question_id"], row["benchmark"], text, row["gold"]])
             key = tuple(row[name] for name in ("question_id", "completion", "correct", "valid", "stop_reason"))
             by_step.setdefault(row["step"], []).append(completions.setdefault(key, len(completions)))
         found += [[suite, checkpoint, recipe, int(seed), step, kept] for step, kept in sorted(by_step.items())]
     place = {name: number for number, name in enumerate(questions)}
     told = [
-        [place[name], checked(questions[name][2], text) if checked else text, correct, valid, why]
+        [place[name], _steps(text, checked(questions[name][2], text)) if checked else text, correct, valid, why]
         for name, text, correct, valid, why in completions
     ]
     return {"questions": list(questions.values()), "completions": told, "cells": found}
+
+
+def _steps(text: str, checked: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """The steps of a completion with what stands behind the answer, which nobody checks and a reader should see."""
+    last, holds = checked[-1] if checked else ("", False)
+    return [*checked[:-1], (last + text.rpartition(last)[2], holds)] if last.startswith("####") else checked

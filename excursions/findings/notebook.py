@@ -35,10 +35,10 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
     UserError is raised with the report in place.
     """
     root, parameters = Path(root).resolve(), dict(parameters or {})
-    suite = parameters.get("suite")
+    suite = parameters.get("suite", "main")
     executed = execute(root / "notebooks" / f"{name}.ipynb", {"scale": scale, "root": ".."} | parameters)
     lead, body = _lead(_body(executed))
-    report = root / "reports" / scale / (f"{name}_{suite}.html" if suite else f"{name}.html")
+    report = root / "reports" / scale / (f"{name}.html" if suite == "main" else f"{name}_{suite}.html")
     pages.write_page(
         "report.html.j2",
         report,
@@ -47,7 +47,7 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
         lead=[Markup(part) for part in lead],
         code_style=Markup(_code_style()),
         contents=[(Markup(at), Markup(heading)) for at, heading in re.findall(r'<h2 id="([^"]+)">([^<]+)', body)],
-        found=pages.claims_of(root, scale, name),
+        found=pages.claims_of(root, scale, name) if suite == "main" else [],  # claims are of the study itself
     )
     told = "".join(output.text for output in executed.cells[-1].get("outputs", []) if output.output_type == "stream")
     print(told, end="")

@@ -13,6 +13,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from excursions import params, recipes
+from excursions.data.nano.problems import checked_steps
 from excursions.files import whole_file
 from excursions.findings import checks, curves, estimates, explorer, headlines, measures, pages
 from excursions.findings.claims import Claim
@@ -46,7 +47,8 @@ def write_site(root: Path | str, scale: str) -> list[Path]:
         "claims": {claim.id: _rows_behind(claim) for found in by_result.values() for claim in found},
         "runs": cells.astype({"seed": int}).to_numpy().tolist(),
     }
-    kept = explorer.kept_samples(root, scale, cells, block.questions.prompt, _checker(block.questions.source))
+    made_here = block.questions.source == "nano"  # the steps of others cannot be checked
+    kept = explorer.kept_samples(root, scale, cells, block.questions, checked_steps if made_here else None)
     figures = [
         name
         for name in ("claims", *pages.PAGES)
@@ -118,15 +120,6 @@ def _rows_behind(claim: Claim) -> dict[str, object]:
         "recipes": [name for name in recipes.RECIPES if name in {recipe for _, recipe in arms}],
         "suites": list(dict.fromkeys(suite for suite, _ in arms)),
     }
-
-
-def _checker(source: str) -> explorer.Checker | None:
-    """What checks the steps of a solution, for questions whose source has such a thing."""
-    if source != "nano":
-        return None
-    from excursions.data.nano.problems import checked_steps
-
-    return checked_steps
 
 
 def _embedded(data: dict) -> Markup:

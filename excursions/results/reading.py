@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pandas.api.types import union_categoricals
 from pydantic import TypeAdapter
 
 from excursions.params import RECIPES, UserError
@@ -20,6 +21,7 @@ from excursions.results import schemas
 from excursions.results.schemas import Schema
 
 NAMES = pa.dictionary(pa.int32(), pa.string())  # how names are held: a study repeats each of them thousands of times
+TOGETHER = 100  # files that are checked at once: fast, and what the check needs of memory stays small
 COUNTS = ("step", "n", "correct", "valid")
 SCHEMAS = {"outcomes": schemas.OUTCOMES, "general": schemas.GENERAL, "training": schemas.TRAINING}
 
@@ -36,17 +38,31 @@ def identity(folder: Path) -> dict[str, str | int]:
 def load_files(
     folders: Sequence[Path], name: str, columns: Sequence[str] | None = None, between: bool = True
 ) -> pd.DataFrame:
-    """One table of all these runs, checked as a whole: a study has thousands of files."""
-    schema = SCHEMAS[name]
-    read = [(folder, _read_table(folder / f"{name}.parquet", schema, columns, between)) for folder in folders]
-    read.sort(key=lambda pair: _place(*pair))
-    _check_tokens(read)
-    whole = pa.concat_tables([table for _, table in read], promote_options="default").unify_dictionaries()
-    _check(whole, [folder / f"{name}.parquet" for folder, _ in read], [len(table) for _, table in read], schema)
-    frame = whole.to_pandas()
-    if "valid" in frame:  # empty where steps cannot be checked, and an integer still
-        frame["valid"] = whole["valid"].to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
-    return frame
+    """One table of all these runs, by suite, along pretraining, by recipe and by seed."""
+    schema, tokens = SCHEMAS[name], _tokens(folders, name)
+    folders, found = sorted(folders, key=lambda folder: _place(folder, tokens)), []
+    for at in range(0, len(folders), TOGETHER):
+        some = folders[at : at + TOGETHER]
+        tables = [_read_table(folder / f"{name}.parquet", schema, columns, between) for folder in some]
+        for folder, table in zip(some, tables, strict=True):
+            _check_tokens(folder.parents[1], table, tokens)
+        whole = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
+        _check(whole, [folder / f"{name}.parquet" for folder in some], [*map(len, tables)], schema)
+        frame = whole.to_pandas(split_blocks=True)
+        if "valid" in frame:  # empty where steps cannot be checked, and an integer still
+            frame["valid"] = whole["valid"].to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+        found.append(frame)
+    return _joined(found)
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """All rows as one frame, column by column, so that a study of thousands of runs is held once and not twice."""
+    columns = {}
+    for name in dict.fromkeys(name for frame in frames for name in frame.columns):
+        parts = [frame.pop(name) if name in frame else pd.Series(np.nan, frame.index) for frame in frames]
+        is_name = isinstance(parts[0].dtype, pd.CategoricalDtype)
+        columns[name] = pd.Series(union_categoricals(parts)) if is_name else pd.concat(parts, ignore_index=True)
+    return pd.DataFrame(columns, copy=False)
 
 
 def _check(whole: pa.Table, files: Sequence[Path], lengths: Sequence[int], schema: Schema) -> None:
@@ -89,26 +105,31 @@ def _gap(whole: pa.Table, run: np.ndarray, schema: Schema) -> tuple[int, str] | 
     return (int(first[wrong.argmax()]), what) if wrong.any() else None
 
 
-def _place(folder: Path, table: pa.Table) -> tuple:
-    """Where a run belongs among others: by suite, along pretraining, by recipe, by seed."""
+def _tokens(folders: Sequence[Path], name: str) -> dict[Path, int]:
+    """Folder of a checkpoint -> the tokens it has seen, by the first of its runs that has rows; else 0."""
+    found: dict[Path, int] = {}
+    for folder in folders:
+        if not found.get(folder.parents[1]):
+            table = _read_table(folder / f"{name}.parquet", SCHEMAS[name], ["tokens"], between=True)
+            found[folder.parents[1]] = table["tokens"][0].as_py() if len(table) else 0
+    return found
+
+
+def _place(folder: Path, tokens: dict[Path, int]) -> tuple:
+    """Where a run belongs among others."""
     who = identity(folder)
     rank = RECIPES.index(who["recipe"]) if who["recipe"] in RECIPES else len(RECIPES)
-    tokens = table["tokens"][0].as_py() if "tokens" in table.column_names and len(table) else 0
-    return who["suite"], tokens, who["checkpoint"], rank, who["seed"]
+    return who["suite"], tokens[folder.parents[1]], who["checkpoint"], rank, who["seed"]
 
 
-def _check_tokens(read: Sequence[tuple[Path, pa.Table]]) -> None:
+def _check_tokens(checkpoint: Path, table: pa.Table, tokens: dict[Path, int]) -> None:
     """Raises UserError if two runs from one checkpoint disagree on the tokens it has seen."""
-    seen: dict[Path, int] = {}
-    for folder, table in read:
-        if len(table) == 0 or "tokens" not in table.column_names:
-            continue
-        checkpoint, tokens = folder.parents[1], table["tokens"][0].as_py()
-        if seen.setdefault(checkpoint, tokens) != tokens:
-            raise UserError(
-                f"{checkpoint}: its runs disagree on the checkpoint's tokens ({seen[checkpoint]} and {tokens}), some "
-                f"are of an older pretraining. Delete them, run `{command_for(*checkpoint.parts[-3:-1])}`."
-            )
+    seen = table["tokens"][0].as_py() if len(table) and "tokens" in table.column_names else tokens[checkpoint]
+    if seen != tokens[checkpoint]:
+        raise UserError(
+            f"{checkpoint}: its runs disagree on the checkpoint's tokens ({tokens[checkpoint]} and {seen}), some "
+            f"are of an older pretraining. Delete them, run `{command_for(*checkpoint.parts[-3:-1])}`."
+        )
 
 
 def _read_table(file: Path, schema: Schema, columns: Sequence[str] | None, between: bool) -> pa.Table:

@@ -53,6 +53,7 @@ def write_report(study: Study, scale_name: str, root: Path) -> Path:
     questions have changed."""
     scale = study.scale(scale_name)
     folder = suite_folder(root, scale_name, "main")
+    measured = calibration_runs(study, scale_name, root)  # before the minutes that the criteria take
     kept = root / "docs" / "calibration.json"
     key = {"suite": pretrain.fingerprint(scale), "questions": questions_digest(scale), "shots": scale.evaluate.shots}
     found = read_json(kept) or {}
@@ -60,7 +61,6 @@ def write_report(study: Study, scale_name: str, root: Path) -> Path:
         rows = criteria(scale, folder).to_dict(orient="records")
         found = {"key": key, "rows": [row | {"met": "yes" if row["met"] else "no"} for row in rows]}
         write_json(kept, found)
-    measured = calibration_runs(study, scale_name, root)
     text = HEAD.format(
         scale=scale_name,
         samples=scale.evaluate.samples,

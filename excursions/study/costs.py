@@ -139,12 +139,14 @@ def pretraining_cost(scale: Scale, shape: Shape) -> Cost:
 def checkpoint_cost(scale: Scale, shape: Shape, lengths: Lengths, recipes: Iterable[str]) -> Cost:
     """What is measured once of a checkpoint for all recipes and seeds (`one_run.measure`): 0-shot, the step 0 of all
     recipes that start from it, and few-shot for `base`."""
-    shots, questions = scale.evaluate.shots, asked(scale, scale.questions.test)
-    prompts = {lengths.prompt for recipe in recipes if recipe != "base" and RECIPES[recipe].parent is None}
-    if "base" in recipes:
-        prompts.add(lengths.prompt + shots * (lengths.prompt + lengths.solution))
-    samples = scale.evaluate.samples
-    return Cost(evaluation=sum(rollout_flops(shape, questions, samples, p, lengths.untrained) for p in prompts))
+    measured = set()  # samples of a question, questions, tokens of a prompt
+    for recipe in recipes:
+        seen = scale.of(recipe)
+        shots = seen.evaluate.shots if recipe == "base" else 0
+        prompt = lengths.prompt + shots * (lengths.prompt + lengths.solution)
+        if RECIPES[recipe].parent is None:
+            measured.add((asked(seen, seen.questions.test), seen.evaluate.samples, prompt))
+    return Cost(evaluation=sum(rollout_flops(shape, *how, lengths.untrained) for how in sorted(measured)))
 
 
 def run_steps(recipe: str, scale: Scale) -> int:

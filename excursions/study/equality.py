@@ -19,7 +19,7 @@ import pandas as pd
 from excursions.data.source import open_source
 from excursions.evaluation.outcomes import make_exam, measure_general
 from excursions.files import write_json
-from excursions.models.model import load_model, load_weights, one_thread, save_weights
+from excursions.models.model import load_model, load_weights, save_weights
 from excursions.models.processes import Processes
 from excursions.params import Scale
 from excursions.progress import Progress
@@ -27,7 +27,7 @@ from excursions.recipes import RECIPES
 from excursions.results import tables
 from excursions.rollout.engines import start_engine
 from excursions.study import provenance
-from excursions.study.one_run import Job, measure, start_model
+from excursions.study.one_run import Job, measure, start_model, use_cores
 from excursions.study.run import Run, about, code_digest, fingerprint, modules, state_key
 
 STEPS = 2  # training steps that are done again
@@ -50,7 +50,7 @@ def show_runs(runs: Sequence[Run], scale: Scale, root: Path) -> list[Run]:
 
 def show(run: Run, scale: Scale, root: Path) -> str | None:
     """Stamps a run whose first steps and measurements come out as they were; else says what differs."""
-    one_thread()
+    use_cores(scale)
     found = about(run, root)
     same_machine = found is not None and found["machine"] == provenance.machine() and (
         found["versions"] == provenance.versions()

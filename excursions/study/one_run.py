@@ -22,12 +22,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from excursions import tree
+from excursions.data.loading import examples_for
+from excursions.data.prompts import prompt_ids
 from excursions.data.source import open_source
 from excursions.evaluation.outcomes import Exam, make_exam, measure_general, measure_outcomes
 from excursions.files import locked, read_json, write_json
 from excursions.models.model import load_model, load_weights, model_digest, one_thread, save_model, save_weights
 from excursions.models.processes import Processes
-from excursions.params import Scale, UserError
+from excursions.params import Scale, Study, UserError
 from excursions.progress import Progress
 from excursions.recipes import PARENTS, RECIPES
 from excursions.results import schemas, tables
@@ -241,8 +243,7 @@ def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:
     loaded = False
     with job.progress("evaluating", len(parts)) as progress:
         for part in parts:
-            key = hashlib.sha256(json.dumps([*about, part.digest()], sort_keys=True).encode()).hexdigest()[:24]
-            file = tree.measured_file(job.root, key)
+            file = tree.measured_file(job.root, _key(job.tokenizer, part, about))
             found = processes.join([read_json(file, schemas.MEASURED)] if processes.is_main else [])[0]
             if found is None or [row["question_id"] for row in found[0]] != [q.id for q in part.asked]:
                 if not loaded:
@@ -255,6 +256,13 @@ def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:
             samples += found[1]
             progress.step()
     return rows, samples
+
+
+def _key(tokenizer: PreTrainedTokenizerBase, part: Exam, about: list) -> str:
+    """Of a measurement that can be used again. The prompts as tokens: a chat template or a rule of BOS changes them."""
+    prompts = [prompt_ids(tokenizer, q.text, examples_for(q, part.examples), part.questions) for q in part.asked]
+    whole = json.dumps([*about, part.digest(), prompts, sorted(tokenizer.get_vocab().items())], sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:24]
 
 
 def _save_trained(job: Job) -> None:
@@ -270,6 +278,12 @@ def _identity(run: Run, root: Path) -> dict[str, str | int]:
     return {**run.cell._asdict(), "tokens": tokens}
 
 
-def kept_models(runs: Iterable[Run], keep: tuple[str, ...]) -> set[Run]:
-    """Those of the runs whose trained model params.yaml wants kept, as <checkpoint>/seed-<k>; `base` trains nothing."""
-    return {run for run in runs if f"{run.checkpoint}/seed-{run.seed}" in keep and RECIPES[run.recipe].make is not None}
+def kept_models(runs: Iterable[Run], study: Study) -> set[Run]:
+    """Those of the runs whose trained models params.yaml wants kept (`keep_models`, of the suite main at the scales of
+    `scales`); `base` trains nothing."""
+    return {
+        run
+        for run in runs
+        if run.suite == "main" and run.scale in study.scales and RECIPES[run.recipe].make is not None
+        if f"{run.checkpoint}/seed-{run.seed}" in study.keep_models
+    }

@@ -19,7 +19,7 @@ from excursions.recipes import RECIPES
 from excursions.results import schemas
 from excursions.study import code
 
-CHAT_FILES = ("chat_template.jinja", "tokenizer_config.json")  # where a tokenizer keeps its chat template
+PROMPT_FILES = ("chat_template.jinja", "tokenizer_config.json")  # a tokenizer's chat template, and its rule of BOS
 FILES = ("outcomes.parquet", "general.parquet", "training.parquet", "samples.jsonl.gz")  # beside run.json
 Status = Literal["there", "code changed", "to compute"]
 
@@ -88,8 +88,8 @@ def fingerprint(run: Run, scale: Scale, root: Path) -> str:
     if run.parent is None:
         folder = run.checkpoint_folder(root)
         files = weight_files(folder)
-        if seen.questions.style is not None and seen.questions.style.chat:
-            files += [folder / name for name in CHAT_FILES if (folder / name).is_file()]
+        if seen.questions.source != "nano":  # whose tokenizer is made by the code
+            files += [folder / name for name in PROMPT_FILES if (folder / name).is_file()]
         about["files"] = {file.name: _digest(file, file.stat().st_mtime_ns) for file in files}
     else:
         about["parent"] = fingerprint(run.parent, scale, root)
