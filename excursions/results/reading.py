@@ -62,6 +62,8 @@ def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
         parts = [frame.pop(name) if name in frame else pd.Series(np.nan, frame.index) for frame in frames]
         is_name = isinstance(parts[0].dtype, pd.CategoricalDtype)
         columns[name] = pd.Series(union_categoricals(parts)) if is_name else pd.concat(parts, ignore_index=True)
+        del parts
+        pa.default_memory_pool().release_unused()  # Arrow keeps what numbers were held in
     return pd.DataFrame(columns, copy=False)
 
 
