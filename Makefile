@@ -9,7 +9,7 @@ BIN := $(CURDIR)/.venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM_PIP = .venv-vllm/bin/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help repro verify test test-vllm smoke real lint lab bench bench-vllm lock badges
+.PHONY: help repro verify test test-vllm smoke real lint lab bench bench-vllm badges lock
 .DEFAULT_GOAL := help
 
 help: ## print this list

@@ -88,7 +88,7 @@ def fingerprint(run: Run, scale: Scale, root: Path) -> str:
     if run.parent is None:
         folder = run.checkpoint_folder(root)
         files = weight_files(folder)
-        if seen.questions.source != "nano":  # whose tokenizer is made by the code
+        if seen.questions.style or seen.questions.source != "nano":  # else the tokenizer is made by the code
             files += [folder / name for name in PROMPT_FILES if (folder / name).is_file()]
         about["files"] = {file.name: _digest(file, file.stat().st_mtime_ns) for file in files}
     else:

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from excursions.findings import curves, headlines, reference
 from excursions.findings.plotting import (
@@ -111,6 +111,9 @@ def _rollouts(rows: Sequence[Sequence[Axes]], ours: pd.DataFrame) -> None:
             axes.set_xlabel({"questions": "questions seen", "answers": "answers sampled"}[x])
             if x == "answers":
                 axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+                axes.xaxis.set_minor_locator(NullLocator())
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(3))
             for number, points in here.groupby("rollouts"):
