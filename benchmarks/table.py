@@ -62,6 +62,9 @@ def main() -> None:
         found[kind] = about | {"measured": measured}
         STORE.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     (DOCS / "benchmarks.md").write_text(page(found), encoding="utf-8")
+    for name, rows in drawn(found).items():
+        figure = DRAWN[name][2](pd.DataFrame(rows))
+        figure.savefig(DOCS / f"benchmarks_{name}.svg", metadata={"Date": None})
 
 
 def run(script: str) -> tuple[list[dict], float]:
@@ -100,13 +103,17 @@ def page(found: dict) -> str:
             "|---|---|---|---|---|---|---|---|\n"
         )
         parts += rows
-    for name, (heading, columns, draw) in DRAWN.items():
-        if rows := found.get("cpu", {}).get("measured", {}).get(name):
-            table = pd.DataFrame(rows)[columns].to_markdown(index=False, floatfmt=".2f")
-            figure = draw(pd.DataFrame(rows))
-            figure.savefig(DOCS / f"benchmarks_{name}.svg", metadata={"Date": None})
-            parts.append(f"\n## {heading}\n![{heading}](benchmarks_{name}.svg)\n\n{table}\n")
+    for name, rows in drawn(found).items():
+        heading, columns, _ = DRAWN[name]
+        table = pd.DataFrame(rows)[columns].to_markdown(index=False, floatfmt=".2f")
+        parts.append(f"\n## {heading}\n![{heading}](benchmarks_{name}.svg)\n\n{table}\n")
     return "".join(parts)
+
+
+def drawn(found: dict) -> dict[str, list[dict]]:
+    """The rows of the benchmarks that have a figure, as far as they were measured."""
+    measured = found.get("cpu", {}).get("measured", {})
+    return {name: measured[name] for name in DRAWN if name in measured}
 
 
 def draw_growth(growth: pd.DataFrame) -> Figure:

@@ -139,7 +139,7 @@ def pretraining_cost(scale: Scale, shape: Shape) -> Cost:
 def checkpoint_cost(scale: Scale, shape: Shape, lengths: Lengths, recipes: Iterable[str]) -> Cost:
     """What is measured once of a checkpoint for all recipes and seeds (`one_run.measure`): 0-shot, the step 0 of all
     recipes that start from it, and few-shot for `base`."""
-    measured = set()  # samples of a question, questions, tokens of a prompt
+    measured = set()  # (questions, samples of each, tokens of a prompt)
     for recipe in recipes:
         seen = scale.of(recipe)
         shots = seen.evaluate.shots if recipe == "base" else 0

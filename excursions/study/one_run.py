@@ -236,7 +236,8 @@ def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:
     processes = job.processes
     plain = processes.plain(job.model)
     measuring = code.digest(code.run_modules("base", job.scale))
-    about = [model_digest(plain), measuring, asdict(job.scale.engine)]
+    vocabulary = sorted(job.tokenizer.get_vocab().items())
+    about = [model_digest(plain), measuring, asdict(job.scale.engine), _digest(vocabulary)]
     rows: list[dict] = []
     samples: list[dict] = []
     parts = exam.parts(PART)
@@ -261,8 +262,11 @@ def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:
 def _key(tokenizer: PreTrainedTokenizerBase, part: Exam, about: list) -> str:
     """Of a measurement that can be used again. The prompts as tokens: a chat template or a rule of BOS changes them."""
     prompts = [prompt_ids(tokenizer, q.text, examples_for(q, part.examples), part.questions) for q in part.asked]
-    whole = json.dumps([*about, part.digest(), prompts, sorted(tokenizer.get_vocab().items())], sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()[:24]
+    return _digest([*about, part.digest(), prompts])[:24]
+
+
+def _digest(value: list) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _save_trained(job: Job) -> None:
