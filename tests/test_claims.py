@@ -412,13 +412,15 @@ def test_rollouts_are_compared_at_the_same_questions_and_at_as_many_answers():
         ]
         return dataclasses.replace(once, outcomes=pd.concat(parts))
 
-    few, many = along("rollouts-5", (10, 40, 130, 260), 0.003), along("rollouts-64", (10, 40, 80), 0.008)
-    found = by_id(together(study(PAPER_LIKE), few, many), "ablations")
+    halves = [along(f"rollouts-5-{half}", (10, 40, 130, 260), 0.003) for half in ("easy", "hard")]
+    halves += [along(f"rollouts-64-{half}", (10, 40, 80), 0.008) for half in ("easy", "hard")]
+    found = by_id(together(study(PAPER_LIKE), *halves), "ablations")
     samples, flops, hard = (found[id] for id in claims_of_rollouts)
-    assert samples.verdict == "supported" and "p56 after 40 steps of rollouts-5" in samples.note
+    assert samples.verdict == "supported" and "p56 after 40 steps of rollouts-5-hard" in samples.note
     assert samples.effect == pytest.approx(100 * (int(32 * 0.32) - int(32 * 0.12)) / 32, abs=0.01)
     # 260 x 5 answers are nearest to 10 x 64 = 640 (130 x 5 = 650)
-    assert "after 130 steps of rollouts-5" in flops.note and "after 10 steps of rollouts-64" in flops.note
+    assert "after 130 steps of rollouts-5-hard" in flops.note
+    assert "after 10 steps of rollouts-64-hard" in flops.note
     assert flops.verdict == "supported" and flops.effect > 20
     assert hard.effect == pytest.approx(samples.effect - 100 * (int(32 * 0.16) - int(32 * 0.06)) / 32, abs=0.01)
 

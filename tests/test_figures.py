@@ -17,6 +17,7 @@ from excursions.results import tables as results
 
 WEIGHTS = [("main", "sft", 0.0), ("weight-25", "parallel", 0.25), ("main", "parallel", 0.5), ("main", "rl", 1.0)]
 WEIGHTS += [("weight-linear", "parallel", curves.FROM_0_TO_1)]
+ROLLOUTS = {"rollouts-5-easy": 5, "rollouts-5-hard": 5, "rollouts-64-easy": 64, "rollouts-64-hard": 64}
 SHOTS = [("main", "base", 2.0), ("shots-0", "base", 0.0)]
 
 
@@ -26,8 +27,8 @@ def tables(tmp_path_factory):
     make_study(root, ("p20",), ("parallel",), (0, 1), suite="weight-25")
     make_study(root, ("p20",), ("parallel",), (0, 1), suite="weight-linear")
     make_study(root, ("p20",), ("base",), suite="shots-0")
-    for rollouts in (5, 64):
-        make_study(root, ("p20",), ("rl",), (0, 1), suite=f"rollouts-{rollouts}", rollouts=rollouts)
+    for suite, rollouts in ROLLOUTS.items():
+        make_study(root, ("p20",), ("rl",), (0, 1), suite=suite, rollouts=rollouts)
     return dataclasses.replace(plain(results.load_tables(root, "nano")), floors={("easy", 1): 0.1, ("easy", 32): 3.0})
 
 
@@ -44,9 +45,9 @@ def plain(tables):
 
 def root_of(tables, tmp_path):
     """A folder with the run.json of suites with other numbers of rollouts."""
-    for rollouts in (5, 64):
-        if f"rollouts-{rollouts}" in tables.parameters:
-            make_study(tmp_path, ("p20",), ("rl",), suite=f"rollouts-{rollouts}", rollouts=rollouts)
+    for suite, rollouts in ROLLOUTS.items():
+        if suite in tables.parameters:
+            make_study(tmp_path, ("p20",), ("rl",), suite=suite, rollouts=rollouts)
     return tmp_path
 
 
@@ -303,6 +304,7 @@ def test_settings_are_compared_between_suites(tables, tmp_path):
     runs = curves.rollouts(tables, root_of(tables, tmp_path))
     assert (runs["answers"] == runs["questions"] * runs["rollouts"]).all()
     assert set(runs["questions"]) == {320, 640} and set(runs["rollouts"]) == {5, 64}
+    assert (runs["suite"].astype(str).str.split("-").str[2] == runs["role"]).all() and runs["role"].nunique() == 2
     with pytest.raises(UserError, match="no suite with results 'weight-26'.*Did you mean 'weight-25'"):
         curves.pass_at_k(tables, suite="weight-26")
 

@@ -45,6 +45,13 @@ def rows(file: Path) -> list[dict]:
         ("#### 17\n#### Check\n5 + 12 = 17 indeed.", "17"),
         ("#### 2. Add the numbers", None),
         ("#### Step 2", None),
+        ("#### Cost of 3 shirts:\n8 * 5 = 40, so he needs 40.", None),  # names what comes after it, or ends before it
+        ("#### Total for 3 days:", None),
+        ("#### Cost of 3 shirts =\n", None),
+        ("#### Calculation for 3 days", None),
+        ("#### Cost of 3 shirts:\n8 * 3 = 24\n#### 24", "24"),
+        ("#### Total cost: 24", "Total cost: 24"),
+        ("#### 24:", "24:"),
         ("#### Solution:\nThe answer is 17.", "17"),
         (r"The answer is \boxed{5}. I used the \boxed command.", "5"),
         (r"The answer is \boxed{5}, in \boxed{}, as in \boxed{\text{answer}}.", "5"),
@@ -119,6 +126,7 @@ def test_extraction_cases_of_other_projects(shared):
         ("1,234", "1234"),
         (r"1{,}234", "1234"),
         (r"1,\!234", "1234"),
+        ("70_000", "70000"),  # as in Python; 2516_9 is in base 9
         ("$18.00", "18"),
         (r"\$18", "18"),
         ("18 dollars.", "18"),
@@ -500,6 +508,12 @@ def test_a_pair_is_graded_in_order_without_the_parser(monkeypatch):
         assert not is_correct(f"so .\n#### {wrong}", "12 , 7", marked_only=True), wrong
         assert not is_correct(wrong, "12 , 7"), wrong
     assert is_correct("#### -3 , 0", "-3 , 0") and not is_correct("#### 3 , 0", "-3 , 0")
+
+
+def test_what_stands_before_a_bracket_or_a_logarithm_is_read_with_it():
+    assert is_correct(r"\boxed{\sec^2(y)}", r"\tan^2(y)+1") and is_correct(r"\boxed{2(1/3)}", "2/3")
+    assert is_correct(r"\boxed{\log_2 8}", "3") and not is_correct(r"\boxed{\log_2 8}", "8")
+    assert not is_correct(r"\boxed{2 8}", "8")
 
 
 def test_the_order_of_a_list_in_a_box_does_not_matter():

@@ -364,7 +364,7 @@ def test_a_claim_along_training_or_in_another_suite_leads_to_its_own_rows(projec
     _open(browser, page, view="#claim=rl-games-reward")
     assert browser.execute_script(chosen) == ["steps", explorer.VALID, "main"]
     _open(browser, page, view="#claim=more-rollouts-by-samples")
-    assert "rollouts-64 is chosen, see rollouts-5" in browser.find_element("id", "behind").text
+    assert "rollouts-64-hard is chosen, see rollouts-5-hard" in browser.find_element("id", "behind").text
 
 
 def test_samples_are_shown_as_text_for_every_cell(project, browser):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
@@ -38,20 +38,19 @@ class Exam:
         """The same in parts of so many questions, which can be measured one by one."""
         return [replace(self, asked=self.asked[at : at + size]) for at in range(0, len(self.asked), size)]
 
+    def prompts(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        """What the model is shown for each question, as tokens."""
+        return [prompt_ids(tokenizer, q.text, examples_for(q, self.examples), self.questions) for q in self.asked]
+
     def check_lengths(self, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
         """Raises UserError if a prompt of any of its questions leaves no room for the completion: before a run."""
-        prompts = _prompts(self, tokenizer, self.asked)
-        check_lengths(prompts, self.evaluate.max_new_tokens, context, "evaluate.max_new_tokens")
+        check_lengths(self.prompts(tokenizer), self.evaluate.max_new_tokens, context, "evaluate.max_new_tokens")
 
     def digest(self) -> str:
         """Of everything that its result depends on besides the model and the code."""
         about = [digest(self.asked), digest(self.examples), asdict(self.questions), asdict(self.evaluate)]
         kept = sorted(self.kept & {q.id for q in self.asked})
         return hashlib.sha256(json.dumps([*about, kept], sort_keys=True).encode()).hexdigest()
-
-
-def _prompts(exam: Exam, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Question]) -> list[list[int]]:
-    return [prompt_ids(tokenizer, q.text, examples_for(q, exam.examples), exam.questions) for q in asked]
 
 
 def make_exam(scale: Scale, split: str, per_benchmark: int, shots: int) -> Exam:
@@ -78,7 +77,7 @@ def measure_outcomes(
     """
     params = exam.evaluate
     own = processes.share(exam.asked)
-    prompts = _prompts(exam, tokenizer, own)
+    prompts = replace(exam, asked=tuple(own)).prompts(tokenizer)
     check_lengths(prompts, params.max_new_tokens, engine.context, "evaluate.max_new_tokens")
     seeds_pg = [[sample_seed(params.seed, 0, q.id, i) for i in range(params.samples)] for q in own]
     how = {"max_new_tokens": params.max_new_tokens, "temperature": params.temperature, "stop": exam.questions.stop}  # type: dict

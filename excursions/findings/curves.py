@@ -265,7 +265,8 @@ def varied(tables: Tables, arms: Sequence[tuple[str, str, float]]) -> pd.DataFra
 
 
 def rollouts(tables: Tables, root: Path | str) -> pd.DataFrame:
-    """pass@1 along RL with different numbers of rollouts a question: the suites rollouts-<n>.
+    """pass@1 along RL with different numbers of rollouts a question: the suites rollouts-<n>-<half>, on the benchmark
+    that the half of the training questions is of (easy or hard).
 
     Columns: scale, suite, checkpoint, tokens, chinchilla, recipe, role, k, rollouts, questions (seen), answers
     (sampled), seed, n_seeds, n_questions, estimate, ci_low, ci_high. Of several checkpoints the last.
@@ -274,6 +275,7 @@ def rollouts(tables: Tables, root: Path | str) -> pd.DataFrame:
     for suite in (name for name in tables.parameters if name.startswith("rollouts-")):
         rows = tables.outcomes
         rows = rows[(rows["suite"] == suite) & (rows["recipe"] == "rl")]
+        rows = rows[rows["benchmark"].map(ROLES) == suite.split("-")[2]]
         rows = rows[rows["tokens"] == rows["tokens"].max()]
         rl = load_runs(root, tables.scale, suite).query("recipe == 'rl'")["parameters"].iloc[0]["rl"]
         points = _finished(_with_seeds(rows.astype({"recipe": str}), ["step"]), tables)

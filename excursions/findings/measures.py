@@ -124,10 +124,10 @@ def invalid_along_training(check: Check, tables: Tables) -> list[Contrast]:
 
 
 def rollouts_on_hard(check: Check, tables: Tables) -> list[Contrast]:
-    """By samples, on hard problems minus on easy ones."""
+    """By samples, the check's first contrast on hard problems minus its second one on easy problems."""
     parts = {
-        benchmark: _arms(replace(check, benchmark=benchmark), tables, check.contrasts[0], at_the_same_step)
-        for benchmark in ("hard", "easy")
+        benchmark: _arms(replace(check, benchmark=benchmark), tables, formula, at_the_same_step)
+        for benchmark, formula in zip(("hard", "easy"), check.contrasts, strict=True)
     }
     hard, easy = parts.values()
     left_out = {
@@ -143,7 +143,8 @@ def rollouts_on_hard(check: Check, tables: Tables) -> list[Contrast]:
     points = {name: statistics.contrast([value_sq], strata) for name, value_sq in groups.items()}
     whole = statistics.contrast([value_sq / len(groups) for value_sq in groups.values()], strata)
     n_seeds = min(hard.n_seeds, easy.n_seeds)
-    return [checks.contrast(check, check.contrasts[0], whole, points, n_seeds, "; ".join([note, *hard.remarks]))]
+    note = "; ".join([note, *hard.remarks, *easy.remarks])
+    return [checks.contrast(check, check.contrasts[0], whole, points, n_seeds, note)]
 
 
 def at_the_same_step(rows: pd.DataFrame) -> pd.DataFrame:
@@ -154,10 +155,10 @@ def at_the_same_step(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_as_many_answers(rows: pd.DataFrame) -> pd.DataFrame:
-    """By FLOPs as the paper counts them: rows of two suites rollouts-<n> at the steps whose numbers of sampled
-    answers, n x step, are nearest."""
+    """By FLOPs as the paper counts them: rows of two suites rollouts-<n>-<half> at the steps whose numbers of
+    sampled answers, n x step, are nearest."""
     rows = rows[rows["step"] > 0]
-    rows = rows.assign(answers=rows["step"] * rows["suite"].str.removeprefix("rollouts-").astype(int))
+    rows = rows.assign(answers=rows["step"] * rows["suite"].str.split("-").str[1].astype(int))
     kept = [rows.iloc[:0]]
     for _, at in rows.groupby("checkpoint", sort=False):
         by_suite = [sorted(group["answers"].unique()) for _, group in at.groupby("suite")]

@@ -59,6 +59,8 @@ _DOING = re.compile(  # "Calculate 3 * 4", "Using $x = 3$"
 )
 _SUM = re.compile(r"[-+*/()$%.,\d \t]+")
 _VALUE = re.compile(r"[=:] ?[-$]{0,2}\d[\d.,]{0,30}\W{0,3}$")
+_LEADS = re.compile(r"[=:]\W{0,3}$")  # "Cost of 3 shirts:" or "=": what it names comes after it
+_PREPOSED = re.compile(r"\b(?:after|during|for|per) [-$]{0,2}\d")
 _SAYS = re.compile(r"[=:]|\b(?:is|are|was|were|has|have|had|costs|equals?|gets?|makes?|needs?)\b")
 _RECANTED = r"(?i:no|wait|actually|hmm|sorry|oops)\b"
 _SENTENCE_END = re.compile(rf" [.!?](?: |$)|(?<=[^\s.])[.!?] (?=[A-Z])(?!{_RECANTED})")
@@ -175,12 +177,14 @@ def _hashed(text: str) -> _Found:
 
 
 def _is_heading(line: str, last: bool) -> bool:
-    """Whether a marked line heads what comes after it: "Find the cost:", "Conclusion", "Week 2", "12 + 5"."""
+    """Whether a marked line heads what comes after it: "Cost of 3 shirts:", "Conclusion", "Week 2", "12 + 5"."""
     if line.isdigit():
         return False
     number = read_number(line)
     if not unwrapped(line)[:1].isalpha():
         return not last and number is None and _SUM.fullmatch(line) is not None
+    if _LEADS.search(line) or (_PREPOSED.search(line) and not _SAYS.search(line)):
+        return True
     if number is not None or _VALUE.search(line):
         return not last and (_DOING.match(line) is not None or not _SAYS.search(line))
     if len(line.split()) > 5 or line.endswith(":") or ": " in line:

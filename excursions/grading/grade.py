@@ -141,7 +141,8 @@ def _same_answer(reading: Marked, gold: _Gold, time_limit: float, marked: bool =
     if digits or target_digits:
         return digits == target_digits
     if (hour := clock(target)) and gold.number is None:
-        return any(all(map(_agree, time, hour)) for time in (clock(answer),) if time)
+        time = clock(answer)
+        return time is not None and all(map(_agree, time, hour))
     if _other_brackets(answer, target) or answer.count("!!") != target.count("!!"):
         return False  # an interval with other ends, a set and not a pair, a double factorial: the same to math-verify
     saying = len(answer) <= LONGEST_SAYING and not _CLAUSE.search(answer)
@@ -208,12 +209,13 @@ _CHAIN = re.compile(r"(?<![<>!=])=(?!=)|\\approx\b ?")
 _CONSTANT = re.compile(r"(?=.*\d)(?:[-+*/()^{}\d.,!% ]|\\(?:[dt]?frac|sqrt|cdot|times|pi|left|right)(?![A-Za-z]))+")
 _IN_TEN = re.compile(r"(?<=\d)_ ?\{? ?10 ?\}?$")
 _TOO_LARGE = re.compile(r"\d{5}\)?!|\^ ?\{? ?\(?\d{1,9} ?\^ ?\{? ?\(?\d{2}")
+_LOG_BASE = re.compile(r"\\log ?_ ?(?:\w|\{ ?\w{1,9} ?\})")
 _MATHEMATICS = re.compile(r"[-=+*/^()\\!]")
 
 
 def _is_formula(answer: str, hashed: bool) -> bool:
     """Whether an answer that states no number may be a formula with a number's value: no guesses, no saying."""
-    answer = SPACE.sub(" ", FONT.sub(" ", answer.strip("$ ")))
+    answer = _LOG_BASE.sub(r"\\log ", SPACE.sub(" ", FONT.sub(" ", answer.strip("$ "))))
     if answer.split(maxsplit=1)[:1] and answer.split(maxsplit=1)[0].lower() in LABELS:
         return False
     depth = 0
@@ -270,7 +272,7 @@ _HALF_OF = re.compile(r"(?<![\w.^])(\d+) ?/ ?(\d+) (?=\\?[A-Za-z])")  # "1/2 pi"
 _EXPONENT = re.compile(r"\^ ?(\d+\.\d+|\d{2,})")
 _OPENED = re.compile(r"(\\sqrt ?\(|\^ ?\()|([()])")
 _RELATIONS = {"+ -": "- ", "+-": "-", "<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "**": "^", "*": r"\cdot "}
-_TIMES_BRACKET = re.compile(r"(?<![\w\\])(\d{1,20}) ?(?=(?:\\left ?)?\()")  # 2(1/3) is no mixed number
+_TIMES_BRACKET = re.compile(r"(?<![\w\\^])(\d{1,20}) ?(?=(?:\\left ?)?\()")  # 2(1/3) is no mixed number
 _IMAGINARY = re.compile(r"(?<=\d)i(?![A-Za-z])")  # math-verify sees i as a number only where it stands alone
 _RELATION = re.compile(r"\+ ?-|<=|>=|!=|\*\*?")
 

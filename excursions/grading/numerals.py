@@ -34,7 +34,7 @@ class Numeral(NamedTuple):
 _GROUPED = (
     r"[1-9]\d{0,2}(?:,\d{3})++(?:\.\d*+)?"  # 1,234.5
     r"|[1-9]\d?(?:,\d\d(?=,))++,\d{3}(?:\.\d*+)?"  # 12,34,567.5
-    r"|[1-9]\d{0,2}(?:'\d{3})++(?:\.\d*+)?"
+    r"|[1-9]\d{0,2}(?:['_]\d{3})++(?:\.\d*+)?"
     r"|[1-9]\d{0,2}(?: \d{3})++(?:[.,]\d++)?"
     r"|[1-9]\d{0,2}(?:\.\d{3})++,\d++|[1-9]\d{0,2}(?:\.\d{3}){2,}+"  # 1.234,5 and 1.234.567
 )
@@ -235,7 +235,7 @@ def read_number(answer: str) -> Numeral | None:
 
 def _decimal(text: str) -> Fraction:
     """The value of digits in any of the groupings above."""
-    text = text.replace(" ", "").replace("'", "")
+    text = text.replace(" ", "").replace("'", "").replace("_", "")
     if (
         "," in text
         and ("." not in text or text.rindex(",") > text.rindex("."))

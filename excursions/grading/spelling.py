@@ -104,7 +104,8 @@ _WRAPS |= {"_": "_", "__": "__", "`": "`", '"': '"', "'": "'", "(": ")", "[": "]
 def unwrapped(text: str) -> str:
     """Without arrows before it, the final period, and delimiters and brackets that enclose one number or word."""
     for _ in range(4):
-        text = _LED.sub("", text.strip(), count=1) if _LED.match(text.strip()) else text.strip()
+        led = _LED.match(text.strip())
+        text = text.strip()[led.end() if led else 0 :]
         text = text[:-1].rstrip() if text.endswith((".", ";", ":", ",")) and not text.endswith("..") else text
         start = _WRAPPED.match(text)
         end = _WRAPS[start.group()] if start else ""

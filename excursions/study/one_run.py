@@ -22,8 +22,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from excursions import tree
-from excursions.data.loading import examples_for
-from excursions.data.prompts import prompt_ids
 from excursions.data.source import open_source
 from excursions.evaluation.outcomes import Exam, make_exam, measure_general, measure_outcomes
 from excursions.files import locked, read_json, write_json
@@ -261,8 +259,7 @@ def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:
 
 def _key(tokenizer: PreTrainedTokenizerBase, part: Exam, about: list) -> str:
     """Of a measurement that can be used again. The prompts as tokens: a chat template or a rule of BOS changes them."""
-    prompts = [prompt_ids(tokenizer, q.text, examples_for(q, part.examples), part.questions) for q in part.asked]
-    return _digest([*about, part.digest(), prompts])[:24]
+    return _digest([*about, part.digest(), part.prompts(tokenizer)])[:24]
 
 
 def _digest(value: list) -> str:

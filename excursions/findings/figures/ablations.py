@@ -71,7 +71,7 @@ def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> Fig
     """
     ours, theirs = "this study", "paper (OLMo2 1B, published)"
     bands = [
-        Band(f"{ours}: rollouts a question, pass@1, by questions seen and by answers sampled", False, 4),
+        Band(f"{ours}: rollouts a question, pass@1; trained and tested on easy problems, or on hard ones", False, 4),
         Band(f"{theirs}: rollouts; easy and hard are halves of its training questions, tested on GSM8K", True, 4),
         Band(f"{ours}: examples in the prompt of base, easy problems", False, 3),
         Band(f"{theirs}: examples in the prompt of base, GSM8K", True, 3),
