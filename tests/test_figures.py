@@ -301,7 +301,8 @@ def test_settings_are_compared_between_suites(tables, tmp_path):
     parallel = curves.pass_at_k(tables, ["parallel"], "weight-25").query("role == 'easy' and k == 1 and seed.isna()")
     assert solved.loc[solved["value"] == 0.25, "estimate"].tolist() == parallel["estimate"].tolist()
     assert set(points.loc[points["k"] == 0, "role"]) == {"general"}
-    runs = curves.rollouts(tables, root_of(tables, tmp_path))
+    own = dataclasses.replace(tables, parameters=tables.parameters | {"rollouts-8": tables.parameters["main"]})
+    runs = curves.rollouts(own, root_of(tables, tmp_path))  # a suite of one's own beside those of the ablation
     assert (runs["answers"] == runs["questions"] * runs["rollouts"]).all()
     assert set(runs["questions"]) == {320, 640} and set(runs["rollouts"]) == {5, 64}
     assert (runs["suite"].astype(str).str.split("-").str[2] == runs["role"]).all() and runs["role"].nunique() == 2

@@ -7,6 +7,7 @@ run is simply not there: a table may be empty, and its columns are there all the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -272,10 +273,9 @@ def rollouts(tables: Tables, root: Path | str) -> pd.DataFrame:
     (sampled), seed, n_seeds, n_questions, estimate, ci_low, ci_high. Of several checkpoints the last.
     """
     found = []
-    for suite in (name for name in tables.parameters if name.startswith("rollouts-")):
-        rows = tables.outcomes
-        rows = rows[(rows["suite"] == suite) & (rows["recipe"] == "rl")]
-        rows = rows[rows["benchmark"].map(ROLES) == suite.split("-")[2]]
+    for half in filter(None, map(re.compile(r"rollouts-\d+-(easy|hard)").fullmatch, tables.parameters)):
+        suite, rows = half[0], tables.outcomes
+        rows = rows[(rows["suite"] == suite) & (rows["recipe"] == "rl") & (rows["benchmark"].map(ROLES) == half[1])]
         rows = rows[rows["tokens"] == rows["tokens"].max()]
         rl = load_runs(root, tables.scale, suite).query("recipe == 'rl'")["parameters"].iloc[0]["rl"]
         points = _finished(_with_seeds(rows.astype({"recipe": str}), ["step"]), tables)
