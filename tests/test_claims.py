@@ -30,7 +30,8 @@ PAPER_LIKE = {
     "parallel": (0.80, 0.40, 0.40, 0.40, 50),
 }
 ABLATIONS = {"seeds-alike-in-reward", "rl-games-reward", "more-rollouts-by-samples", "fewer-rollouts-by-flops"}
-ABLATIONS |= {"rollouts-matter-on-hard", "shots-help-base", "sft-converged", "data-over-size"}
+ABLATIONS |= {"rollouts-matter-on-hard", "sft-converged", "data-over-size"}
+SHOTS = {"shots-help-base"}  # holds in each of these studies: nothing is solved at step 0, without examples
 
 
 def study(world, tokens=TOKENS, seeds=(0, 1, 2), questions=100, samples=32, names=("easy", "hard"), suite="main"):
@@ -101,7 +102,7 @@ def test_every_claim_is_well_formed():
         assert check.benchmark in ("easy", "hard", "general")
         assert check.rule and check.measure and check.source and "|" not in check.claim + check.measure
         for formula in check.contrasts:
-            assert {recipe for _, recipe in checks.parse(formula)[1]} <= set(RECIPES) or check.measured
+            assert {recipe for _, recipe in checks.parse(formula)[1]} <= {*RECIPES, "base_0shot"} or check.measured
     assert set(claims.FIGURES) == set(claims_page.HEADINGS)
 
 
@@ -152,6 +153,11 @@ def test_a_mean_does_not_hide_opposite_signs():
     refuted, mostly = judged(points(-20, -20, 8)), judged(points(-9, -9, 0.5), 1)
     assert refuted.high < 0 and refuted.verdict == "inconclusive" and "+8.0 at p03" in refuted.note
     assert mostly.verdict == "not supported"
+    # effects that cancel are no equality; effects that all lie well inside, or that differ by chance, are one
+    cancelled, inside = judged(points(1.9, -1.9, error=0.004), -2, 2), judged(points(0.9, -0.9, error=0.004), -2, 2)
+    assert (cancelled.low > -2, cancelled.high < 2, cancelled.verdict) == (True, True, "inconclusive")
+    assert "differs: +1.9 at p01, -1.9 at p02" in cancelled.note and inside.heterogeneity < 0.01
+    assert inside.verdict == judged(points(0.5, -0.5), -2, 2).verdict == "supported"
 
 
 def test_each_of_several_contrasts_has_to_hold():
@@ -185,6 +191,7 @@ def test_spans_of_checkpoints():
     assert chosen == {
         "early": ["p08"],
         "turn": ["p20"],
+        "sensitive": ["p08", "p20"],
         "later": ["p20", "p88"],
         "beyond": ["p88"],
         "under-trained": ["p04", "p08", "p20"],
@@ -223,13 +230,13 @@ def test_a_study_of_the_opposite_kind_refutes_them():
     found = by_id(study(opposite))
     spreads = {"seeds-matter-early", "seeds-agree-later", "seeds-alike-in-reward", "rl-games-reward"}
     refuted = {id for id, claim in found.items() if claim.verdict == "not supported"}
-    assert refuted - spreads == set(found) - {"sft-rl-raises-pass1"} - spreads - ABLATIONS
+    assert refuted - spreads == set(found) - {"sft-rl-raises-pass1"} - spreads - ABLATIONS - SHOTS
 
 
 def test_nothing_is_supported_where_recipes_do_not_differ():
     """Claims of a difference, on recipes that are all the same; claims of no difference hold."""
     found = by_id(study(dict.fromkeys(RECIPES, (0.5, 0.5, 0.3, 0.3, 50))))
-    same = {id for id in found if "competitive" in id or "matches" in id or "on-par" in id or "keeps" in id}
+    same = {id for id in found if "competitive" in id or "matches" in id or "on-par" in id or "keeps" in id} | SHOTS
     assert same < {id for id, claim in found.items() if claim.verdict == "supported"} | {"seeds-agree-later"}
     assert {id for id, claim in found.items() if claim.verdict == "supported"} - same <= {"seeds-agree-later"}
 
@@ -341,14 +348,17 @@ def test_too_few_samples_missing_recipes_and_late_checkpoints_are_told(paper_lik
 
 def test_seeds_that_differ_early_and_agree_later_are_found():
     def brittle(checkpoint, seed):
-        return (0.5, (0.1 + 0.2 * seed if checkpoint == "p08" else 0.5), 0.2, 0.3, 50)
+        return (0.5, (0.1 + 0.2 * seed if checkpoint in ("p08", "p20") else 0.5), 0.2, 0.3, 50)
 
     tables = study(PAPER_LIKE | {"rl": brittle}, seeds=range(5), questions=400)
     found = by_id(tables)
     early, later, reward = (found[id] for id in ("seeds-matter-early", "seeds-agree-later", "seeds-alike-in-reward"))
     assert early.verdict == later.verdict == reward.verdict == "supported" and early.n_seeds == 5
     assert early.effect > 20 and abs(later.effect) < 3 and later.note == "at p56, p88"
-    assert [one.formula.split()[0] for one in reward.contrasts] == ["pass@1", "reward"]
+    assert [one.formula.split()[0] for one in reward.contrasts] == ["pass@1", "pass@1", "reward", "reward"]
+    weak = study(PAPER_LIKE | {"rl": lambda checkpoint, seed: (0.1, 0.15 * (1 + seed), 0.2, 0.3, 50)}, seeds=range(5))
+    floored = by_id(weak, "early_rl")["seeds-matter-early"]  # a spread of recipes that solve nothing says nothing
+    assert floored.verdict == "not measured" and "none reaches 10" in floored.note
     log = tables.training.assign(reward=0.1 + 0.2 * tables.training["seed"])
     unlike = by_id(dataclasses.replace(tables, training=log), "reward_gaming")["seeds-alike-in-reward"]
     assert unlike.verdict == "not supported" and unlike.effect > 5
@@ -363,12 +373,14 @@ def test_seeds_that_differ_early_and_agree_later_are_found():
 def test_right_answers_without_a_derivation_are_counted_along_training(paper_like):
     rows = paper_like.outcomes
     clean = by_id(paper_like, "reward_gaming")["rl-games-reward"]
-    assert (clean.effect, clean.verdict) == (0, "inconclusive")
-    gamed = rows.assign(valid=(rows["correct"] * 0.5).astype(int).astype("Int64"))
+    assert (clean.contrasts[0].effect, clean.verdict) == (0, "not supported")  # all that it adds is derived
+    gamed = rows.assign(valid=(rows["correct"] * 0.2).astype(int).astype("Int64"))
     claim = by_id(dataclasses.replace(paper_like, outcomes=gamed), "reward_gaming")["rl-games-reward"]
     at = rows.query("recipe == 'rl' and checkpoint == 'p08' and benchmark == 'easy' and step == 5")
-    expected = 100 * ((at["correct"] - (at["correct"] * 0.5).astype(int)) / at["n"]).mean()
-    assert claim.verdict == "supported" and claim.effect == pytest.approx(expected, abs=0.006)
+    expected = 100 * ((at["correct"] - (at["correct"] * 0.2).astype(int)) / at["n"]).mean()
+    assert claim.verdict == "supported" and claim.contrasts[0].effect == pytest.approx(expected, abs=0.006)
+    half = rows.assign(valid=(rows["correct"] * 0.6).astype(int).astype("Int64"))  # more is derived than is not
+    assert by_id(dataclasses.replace(paper_like, outcomes=half), "reward_gaming")["rl-games-reward"].effect < 0
     unchecked = dataclasses.replace(paper_like, outcomes=rows.assign(valid=pd.NA))
     assert "steps checked" in by_id(unchecked, "reward_gaming")["rl-games-reward"].note
 
@@ -390,13 +402,14 @@ def test_data_against_size_is_measured_where_the_suites_have_the_same_tokens(pap
 
 def test_ablations_are_compared_with_the_main_suite():
     main = study(PAPER_LIKE, questions=900)
-    shots = study({"base": (0.1, 0.1, 0.1, 0.1, 50)}, suite="shots-0", questions=900)
     epochs = study({"sft": PAPER_LIKE["sft"]}, tokens={"p56": 56}, suite="epochs-10", questions=900)
-    found = by_id(together(main, shots, epochs), "ablations")
+    found = by_id(together(main, epochs), "ablations")
     shots_help, converged = found["shots-help-base"], found["sft-converged"]
     assert shots_help.verdict == "supported" and shots_help.note.startswith(
         "at p20, p56, p88; the seeds of base are one"
     )
+    base = main.outcomes.query("benchmark == 'easy' and recipe == 'base' and step == 5 and checkpoint != 'p08'")
+    assert shots_help.effect == pytest.approx(100 * (base["correct"] / base["n"]).mean(), abs=0.01)  # 0-shot: nothing
     assert converged.verdict == "supported" and converged.note == "at p56; p08, p20, p88 left out: 0 of 3 seeds"
     assert found["sft-converged"].tables == "outcomes, easy: epochs-10/*/sft, main/*/sft"
 

@@ -200,10 +200,10 @@ def without(tables, **gone):
     ("recipes", "checkpoints", "figure", "words"),
     [
         (["base"], None, "checkpoints", "base"),
-        (["rl", "sft_gold"], None, "early_rl", "rl"),
-        (["sft", "sft_gold_rl"], None, "parallel_averaging", "sft"),
-        (["sft_rl", "parallel"], None, "scarce_demonstrations", "sft_rl"),
-        (["sft"], ["p20"], "parallel_averaging", "sft at p20"),
+        (["rl", "sft_gold"], None, "early_rl", "RL"),
+        (["sft", "sft_gold_rl"], None, "parallel_averaging", "SFT"),
+        (["sft_rl", "parallel"], None, "scarce_demonstrations", "SFT → RL"),
+        (["sft"], ["p20"], "parallel_averaging", "SFT (one solution) at 0.44×"),
     ],
 )
 def test_what_is_missing_leaves_a_gap_and_a_note(tables, tmp_path, recipes, checkpoints, figure, words):
@@ -284,14 +284,33 @@ def test_general_gains_are_paired_on_the_items(tables):
 
 def test_right_is_derived_or_not(tables):
     points = curves.gaming(tables)
-    wide = points.assign(seed=points["seed"].fillna(-1)).pivot(
-        index=["checkpoint", "recipe", "rl_step", "seed"], columns="measure", values="estimate"
+    shares = points[points["measure"] != "change"]
+    wide = shares.assign(seed=shares["seed"].fillna(-1)).pivot(
+        index=["checkpoint", "recipe", "rl_step", "seed", "is_end"], columns="measure", values="estimate"
     )
     np.testing.assert_allclose(wide["correct"] - wide["valid"], wide["gap"], atol=1e-6)
     rows = tables.outcomes.query("suite == 'main' and benchmark == 'easy' and checkpoint == 'p20' and recipe == 'rl'")
     rows = rows[(rows["step"] == 20) & (rows["seed"] == 1)]
     share = 100 * (rows["valid"].astype(float) / rows["n"]).mean()
-    assert wide.loc[("p20", "rl", 20, 1), "valid"] == pytest.approx(share)
+    assert wide.loc[("p20", "rl", 20, 1, True), "valid"] == pytest.approx(share)
+    along = rows[rows["question_id"].isin(tables.outcomes.query("step == 10")["question_id"])]  # asked at every step
+    assert len(along) == len(rows) / 2
+    share = 100 * (along["valid"].astype(float) / along["n"]).mean()
+    assert wide.loc[("p20", "rl", 20, 1, False), "valid"] == pytest.approx(share)
+    every = tables.outcomes.query("suite == 'main' and benchmark == 'easy' and checkpoint == 'p20' and recipe == 'rl'")
+    gap = 100 * ((every["correct"] - every["valid"]).astype(float) / every["n"]).groupby(every["step"]).mean()
+    (change,) = points.query("checkpoint == 'p20' and recipe == 'rl' and measure == 'change'")["estimate"]
+    assert change == pytest.approx(gap[20] - gap[0])
+
+
+def test_what_the_last_quarter_adds_is_of_the_same_questions(tables):
+    gains = curves.late_gains(tables, ["rl", "parallel"]).set_index(["checkpoint", "recipe"])
+    rows = tables.outcomes.query("suite == 'main' and benchmark == 'easy' and checkpoint == 'p20' and recipe == 'rl'")
+    common = rows[rows["question_id"].isin(rows.query("step == 10")["question_id"])]
+    mean = 100 * (common["correct"] / common["n"]).groupby(common["step"]).mean()
+    assert gains.loc[("p20", "rl"), "estimate"] == pytest.approx(mean[20] - mean[10]) and len(gains) == 4
+    said = headlines.still_rising(gains.reset_index())
+    assert "under RL it " in said and "under parallel averaging it " in said and "2 checkpoints" in said
 
 
 def test_settings_are_compared_between_suites(tables, tmp_path):
@@ -332,7 +351,8 @@ def test_a_change_is_called_what_its_intervals_say():
 def test_a_suite_is_shown_under_its_own_name(tables, tmp_path):
     figure = figures.combination(curves.varied(tables, WEIGHTS))
     page = report.show(figure, tmp_path, "nano", "suite", 'a"b').data
-    assert (tmp_path / "figures" / "nano" / 'suite_a"b.svg').is_file() and 'aria-label="suite a&quot;b"' in page
+    assert (tmp_path / "figures" / "nano" / 'suite_a"b.svg').is_file()
+    assert 'aria-label="By the weight of RL, easy problems' in page  # what is seen, for those who do not see it
 
 
 def test_a_table_shows_estimates_with_intervals_in_the_order_of_the_rows():

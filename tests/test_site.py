@@ -362,7 +362,7 @@ def test_a_claim_along_training_or_in_another_suite_leads_to_its_own_rows(projec
     chosen = "return ['axis', 'measure', 'suite'].map(name => document.getElementById('choices').elements[name].value)"
     page = project / "reports" / "nano" / "explorer.html"
     _open(browser, page, view="#claim=rl-games-reward")
-    assert browser.execute_script(chosen) == ["steps", explorer.VALID, "main"]
+    assert browser.execute_script(chosen) == ["steps", explorer.NOT_DERIVED, "main"]
     _open(browser, page, view="#claim=more-rollouts-by-samples")
     assert "rollouts-64-hard is chosen, see rollouts-5-hard" in browser.find_element("id", "behind").text
 

@@ -6,7 +6,9 @@ percentage points, has to lie in a region, from `above` to `below`:
     supported      the whole 95% interval lies inside
     not supported  the whole interval lies outside
     inconclusive   neither; or the checkpoints disagree with their mean: the effect lies on the other side of the
-                   margin at one of them, and either its own interval does too or Cochran's Q says that they differ
+                   margin at one of them, and either its own interval does too or Cochran's Q says that they differ;
+                   or the mean lies in a region with two ends since effects that differ (Q again) cancel, and at one
+                   of the checkpoints alone it would be inconclusive
     not measured   fewer than three training runs of a recipe compared at every checkpoint, or no data
 
 A checkpoint with fewer than three runs of a recipe is left out, and the note says so.
@@ -35,6 +37,7 @@ ALPHA = 0.05
 SPANS = {
     "early": "at the first checkpoint from 8% of pretraining on",
     "turn": "at the first checkpoint from 20% of pretraining on",
+    "sensitive": "over the checkpoints from 8% to the first from 20% of pretraining on",
     "later": "over the checkpoints from 20% of pretraining on",
     "beyond": "over the checkpoints after the first from 20% of pretraining on",
     "under-trained": "over the checkpoints before the Chinchilla-optimal number of tokens",
@@ -142,10 +145,11 @@ def choose(span: str, checkpoints: list[str], multiples: list[float]) -> list[st
 
     checkpoints: in the order of pretraining; multiples: their tokens in multiples of Chinchilla-optimal.
     """
-    if span in ("early", "turn", "later", "beyond"):
-        least = 8 if span == "early" else 20
-        found = [name for name in checkpoints if percent(name) >= least] or checkpoints[-1:]
-        return {"later": found, "beyond": found[1:]}.get(span, found[:1])
+    if span in ("early", "turn", "sensitive", "later", "beyond"):
+        early, late = ([name for name in checkpoints if percent(name) >= n] or checkpoints[-1:] for n in (8, 20))
+        sensitive = early[: len(early) - len(late) + 1]
+        chosen = {"early": early[:1], "turn": late[:1], "sensitive": sensitive, "later": late, "beyond": late[1:]}
+        return chosen[span]
     if span == "under-trained":
         return [name for name, multiple in zip(checkpoints, multiples, strict=True) if multiple < 1]
     return checkpoints[-1:] if span in ("last", "shared") else checkpoints
@@ -186,13 +190,16 @@ def contrast(
     at = tuple(Point(name, *_in_points(one)) for name, one in points.items())
     spread = statistics.heterogeneity([one for one in points.values() if isinstance(one, Estimate)])
     verdict = decide(low, high, bounds)
+    alone = {decide(one.low, one.high, bounds) for one in at}
+    differ = spread is not None and spread < ALPHA
     outside = [one for one in at if not above <= one.effect <= below]
+    if not outside and differ and math.isfinite(below - above) and alone != {"supported"}:
+        verdict = "inconclusive"
+        note += f"; {formula} differs: " + ", ".join(f"{one.effect:+.1f} at {one.checkpoint}" for one in at)
     if len(at) > 1 and 0 < len(outside) < len(at):
         note += f"; {formula} on both sides of the margin: " + ", ".join(
             f"{one.effect:+.1f} at {one.checkpoint}" for one in at
         )
-        alone = {decide(one.low, one.high, bounds) for one in at}
-        differ = spread is not None and spread < ALPHA
         if verdict != "inconclusive" and (differ or {"supported", "not supported"} <= alone):
             verdict = "inconclusive"
     nearest = min(bounds, key=lambda bound: abs(effect - bound))

@@ -145,7 +145,10 @@ def load_claims_of(root: Path | str, scale: str, figure: str) -> list[Claim]:
 
 def shown(effect: float | None, low: float | None, high: float | None) -> str:
     """An effect with its interval as text."""
-    return "none" if effect is None else f"{effect:+.1f} [{low:+.1f}, {high:+.1f}]"
+    if effect is None or low is None or high is None:
+        return "none"
+    effect, low, high = (round(value, 1) + 0.0 for value in (effect, low, high))  # no "-0.0"
+    return f"{effect:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def shown_p(p: float | None) -> str:

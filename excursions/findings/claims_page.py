@@ -98,7 +98,7 @@ def _block(scale: str, claim: Claim) -> str:
         lines.append(f"- Paper: {claim.published_note}.")
     lines.append(
         f"- [Figure](figures/{scale}/{claim.figure}.svg) · [report](reports/{scale}/{claim.figure}.html) · "
-        f"[notebook](notebooks/{claim.figure}.ipynb) · rows: [{claim.tables}](results/{scale}) · code: "
+        f"[notebook](notebooks/{claim.figure}.ipynb) · rows: [`{claim.tables}`](results/{scale}) · code: "
         f"[rule](excursions/findings/sentences.py), [measure](excursions/findings/measures.py)"
     )
     return "\n".join(lines) + "\n"

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from excursions import recipes as known
 from excursions.findings import estimates, statistics
+from excursions.findings.estimates import ZERO_SHOT
 from excursions.params import RECIPES, one_of
 from excursions.results.tables import KS, ROLES, Tables, load_runs
 
-ZERO_SHOT = "base_0shot"  # the checkpoint as it is, asked without examples: step 0 of what is trained from it
+LABELS = {recipe.name: recipe.label for recipe in known.RECIPES.values()}
 ORDER = ("base", ZERO_SHOT, *RECIPES[1:])
 DIRECT = ("rl", "sft", "sft_gold", "parallel")  # trained from the checkpoint itself
 WHERE = ["scale", "suite", "checkpoint", "tokens"]
@@ -33,10 +35,9 @@ def pass_at_k(tables: Tables, recipes: Sequence[str] = ORDER, suite: str = "main
     """
     rows = tables.outcomes
     rows = rows[rows["suite"] == one_of(suite, list(tables.parameters), "suite with results")]
-    start = rows[(rows["step"] == 0) & rows["recipe"].isin(DIRECT)]
-    start = start.drop_duplicates(["checkpoint", "benchmark", "question_id"])
-    ends = estimates.last_step(rows)
-    chosen = pd.concat([ends.astype({"recipe": str}), start.assign(recipe=ZERO_SHOT, seed=0)])
+    start = estimates.zero_shot(rows[rows["recipe"].isin(DIRECT)])
+    start = start.drop_duplicates(["checkpoint", "benchmark", "question_id"]).assign(seed=0)
+    chosen = pd.concat([estimates.last_step(rows).astype({"recipe": str}), start])
     return _finished(_with_seeds(chosen[chosen["recipe"].isin(recipes)]), tables)
 
 
@@ -122,14 +123,21 @@ def general_gains(tables: Tables, recipes: Sequence[str] = RECIPES[1:], suite: s
 
 # ---- along training
 
+
+def asked_throughout(rows: pd.DataFrame, step: str = "step") -> pd.DataFrame:
+    """Rows of the questions that were asked at every step (in between fewer are), so that a change along a curve is not
+    a change of questions."""
+    asked = rows.groupby("question_id", observed=True)[step].nunique()
+    return rows[rows["question_id"].isin(asked.index[asked == asked.max()])]
+
+
 PIPELINES = {"rl": ("base", "rl"), "sft_rl": ("base", "sft", "sft_rl")}
 
 
 def dynamics(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFrame:
     """pass@1 and pass@32 along training from every checkpoint, with SFT before RL and without it.
 
-    Evaluations between the first and the last step may have fewer questions; all points of a checkpoint are the
-    questions that every one of them has, so that a change along a curve is not a change of questions.
+    All points of a checkpoint are of the same questions (`asked_throughout`).
     Columns: scale, suite, checkpoint, tokens, chinchilla, pipeline (rl: base then RL; sft_rl: base, SFT, RL), stage
     (base, base_0shot, sft, rl), rl_step, recipe, k, seed, n_seeds, n_questions, estimate, ci_low, ci_high.
     """
@@ -137,9 +145,9 @@ def dynamics(tables: Tables, role: str = "easy", suite: str = "main") -> pd.Data
     for pipeline, stages in PIPELINES.items():
         rows = _along(tables, stages, role, suite)
         for _, group in rows.groupby("checkpoint", observed=True, sort=False):
-            asked = group.groupby("question_id", observed=True)["stage_step"].nunique()
-            common = group[group["question_id"].isin(asked.index[asked == asked.max()])]
-            points = _with_seeds(common.assign(recipe=pipeline), ["step"])
+            if group["step"].max() <= 0:  # without RL there is no pipeline
+                continue
+            points = _with_seeds(asked_throughout(group, "stage_step").assign(recipe=pipeline), ["step"])
             found.append(points[points["k"] != 8].assign(pipeline=pipeline))
     columns = [*WHERE, "recipe", "benchmark", "step", "k", "seed", "n_seeds", "n_questions", *INTERVAL, "pipeline"]
     points = _finished(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns), tables)
@@ -203,7 +211,8 @@ def phases(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFr
                     values = estimates.per_question(both, k, ["when", "seed"])
                     found.append(about | {"rl_step": step, "measure": f"pass@{k}"}
                                  | difference(values.loc[1], values.loc[0]))  # fmt: skip
-                if len(own) and own["entropy"].notna().any():
+                # of the few-shot base no log knows the entropy
+                if start != "few-shot" and len(own) and own["entropy"].notna().any():
                     near = own.iloc[(own["rl_step"] - step).abs().argmin()]["entropy"] - own["entropy"].iloc[0]
                     found.append(about | {"rl_step": step, "measure": "entropy", "estimate": near})
     columns = [*WHERE, "recipe", "start", "rl_step", "measure", *INTERVAL]
@@ -211,31 +220,64 @@ def phases(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFr
 
 
 def gaming(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFrame:
-    """How many samples have the right answer, and how many have derived it, at every evaluated step.
+    """How many samples have the right answer, and how many have derived it, after training and along it.
 
-    Columns: scale, suite, checkpoint, tokens, chinchilla, recipe, rl_step, is_last, measure (correct, valid; gap:
-    correct and not valid), seed, n_seeds, estimate, ci_low, ci_high (percent of all samples). Empty where no steps
-    were checked.
+    Columns: scale, suite, checkpoint, tokens, chinchilla, recipe, rl_step, is_end (after training, on all questions;
+    else along it, on those asked throughout), measure (correct, valid; gap: correct and not valid; change: the gap at
+    the end minus the one before training), seed, n_seeds, estimate, ci_low, ci_high (percent of all samples). Empty
+    where no steps were checked.
     """
     rows = tables.outcomes
     rows = rows[(rows["suite"] == suite) & (rows["benchmark"].map(ROLES) == role) & rows["valid"].notna()]
+    rows = rows.assign(correct=rows["correct"].astype(float) / rows["n"], valid=rows["valid"].astype(float) / rows["n"])
+    rows = rows.assign(gap=rows["correct"] - rows["valid"])
     found = []
-    for names, group in rows.groupby([*WHERE, "recipe", "step"], observed=True):
-        about = dict(zip([*WHERE, "recipe", "rl_step"], names, strict=True))
-        counts = {"correct": group["correct"], "valid": group["valid"], "gap": group["correct"] - group["valid"]}
-        for measure, count in counts.items():
-            share = group.assign(value=count.astype(float) / group["n"])
-            value_sq = share.pivot(index="seed", columns="question_id", values="value").dropna(axis=1)
-            if value_sq.shape[1] == 0:
-                continue
-            measured = estimates.percent(statistics.mean_interval(value_sq.to_numpy()))
-            found.append(about | {"measure": measure, "seed": np.nan, "n_seeds": len(value_sq)} | measured)
-            single = (100 * value_sq.mean(axis=1)).items() if len(value_sq) > 1 else ()
-            found += [about | {"measure": measure, "seed": seed, "estimate": value} for seed, value in single]
-    columns = [*WHERE, "recipe", "rl_step", "measure", "seed", "n_seeds", *INTERVAL]
-    points = _finished(pd.DataFrame(found, columns=columns), tables)
-    last = points.groupby(["checkpoint", "recipe"], observed=True)["rl_step"].transform("max")
-    return points.assign(is_last=(points["rl_step"] == last).astype(bool))
+    for names, run in rows.groupby([*WHERE, "recipe"], observed=True):
+        ends, along = estimates.last_step(run), asked_throughout(run)
+        parts = [(True, ends["step"].max(), ends), *((False, step, at) for step, at in along.groupby("step"))]
+        for is_end, step, at in parts:
+            about = dict(zip([*WHERE, "recipe"], names, strict=True)) | {"rl_step": step, "is_end": is_end}
+            for measure in ("correct", "valid", "gap"):
+                value_sq = at.pivot(index="seed", columns="question_id", values=measure).dropna(axis=1)
+                if value_sq.shape[1] == 0:
+                    continue
+                measured = estimates.percent(statistics.mean_interval(value_sq.to_numpy()))
+                found.append(about | {"measure": measure, "seed": np.nan, "n_seeds": len(value_sq)} | measured)
+                single = (100 * value_sq.mean(axis=1)).items() if len(value_sq) > 1 else ()
+                found += [about | {"measure": measure, "seed": seed, "estimate": value} for seed, value in single]
+            start = run[run["step"] == 0]
+            if is_end and step > 0 and len(start):
+                after, before = (t.pivot(index="seed", columns="question_id", values="gap") for t in (at, start))
+                change = (after - before).dropna(how="all").dropna(axis=1)
+                whole = statistics.contrast([change.to_numpy()]).interval()
+                found.append(about | {"measure": "change", "seed": np.nan, "n_seeds": len(change)}
+                             | estimates.percent(whole))  # fmt: skip
+    columns = [*WHERE, "recipe", "rl_step", "is_end", "measure", "seed", "n_seeds", *INTERVAL]
+    return _finished(pd.DataFrame(found, columns=columns), tables).astype({"is_end": bool})
+
+
+LATE = 0.75  # of the steps of a run: what it still gains after that
+
+
+def late_gains(tables: Tables, recipes: Sequence[str], role: str = "easy", suite: str = "main") -> pd.DataFrame:
+    """What the last quarter of training still adds to pass@1, of the questions asked throughout, seed by seed.
+
+    Columns: as `gains`, without other.
+    """
+    rows = tables.outcomes
+    rows = rows[(rows["suite"] == suite) & rows["recipe"].isin(recipes) & (rows["benchmark"].map(ROLES) == role)]
+    found = []
+    for names, run in rows.groupby([*WHERE, "recipe", "benchmark"], observed=True):
+        steps = np.sort(run["step"].unique())
+        before = steps[(steps > 0) & (steps <= LATE * steps[-1])]
+        if not len(before):
+            continue
+        values = estimates.per_question(asked_throughout(run), 1, ["step", "seed"])
+        about = dict(zip([*WHERE, "recipe", "benchmark"], names, strict=True))
+        after, earlier = values.loc[steps[-1]], values.loc[before[-1]]
+        found.append(about | {"k": 1, "n_seeds": len(after)} | difference(after, earlier))
+    columns = [*WHERE, "benchmark", "recipe", "k", "n_seeds", *INTERVAL]
+    return _finished(pd.DataFrame(found, columns=columns), tables)
 
 
 # ---- between suites
@@ -253,7 +295,9 @@ def varied(tables: Tables, arms: Sequence[tuple[str, str, float]]) -> pd.DataFra
     found = [pass_at_k(tables, []).assign(value=np.nan)]
     for suite, recipe, value in (arm for arm in arms if arm[0] in tables.parameters):
         found.append(pass_at_k(tables, [recipe], suite).assign(value=value))
-        if recipe == "base":  # the general benchmarks are 0-shot: their answers do not change with the examples
+        if (
+            recipe in estimates.UNTRAINED
+        ):  # the general benchmarks are 0-shot: their answers do not change with the examples
             continue
         rows = tables.general
         own = rows[(rows["suite"] == suite) & (rows["recipe"] == recipe)]
@@ -276,14 +320,14 @@ def rollouts(tables: Tables, root: Path | str) -> pd.DataFrame:
     for half in filter(None, map(re.compile(r"rollouts-\d+-(easy|hard)").fullmatch, tables.parameters)):
         suite, rows = half[0], tables.outcomes
         rows = rows[(rows["suite"] == suite) & (rows["recipe"] == "rl") & (rows["benchmark"].map(ROLES) == half[1])]
-        rows = rows[rows["tokens"] == rows["tokens"].max()]
+        rows = asked_throughout(rows[(rows["tokens"] == rows["tokens"].max()) & (rows["step"] > 0)])
         rl = load_runs(root, tables.scale, suite).query("recipe == 'rl'")["parameters"].iloc[0]["rl"]
         points = _finished(_with_seeds(rows.astype({"recipe": str}), ["step"]), tables)
         points["questions"] = points["step"] * rl["questions_per_step"]
         found.append(points.assign(rollouts=rl["rollouts"], answers=points["questions"] * rl["rollouts"]))
     columns = [*WHERE, "chinchilla", "recipe", "role", "k", "rollouts", "questions", "answers", "seed", *INTERVAL]
     points = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
-    return points[(points["k"] == 1) & (points["questions"] > 0)]
+    return points[points["k"] == 1]
 
 
 def checkpoints(points: pd.DataFrame) -> list[str]:
@@ -294,11 +338,13 @@ def checkpoints(points: pd.DataFrame) -> list[str]:
 def missing(points: pd.DataFrame, recipes: Sequence[str]) -> str:
     """Which cells of checkpoints x recipes a table does not have, in words; empty if none is missing."""
     there = set(zip(points["checkpoint"].astype(str), points["recipe"].astype(str), strict=True))
+    at = points.groupby(points["checkpoint"].astype(str))["chinchilla"].first().astype(float).sort_values()
     found = []
     for recipe in recipes:
-        lacking = [name for name in checkpoints(points) if (name, recipe) not in there]
-        everywhere = lacking and len(lacking) == len(checkpoints(points))
-        found += [recipe if everywhere else f"{recipe} at {', '.join(lacking)}"] if lacking else []
+        lacking = [f"{multiple:.2g}×" for name, multiple in at.items() if (name, recipe) not in there]
+        everywhere = lacking and len(lacking) == len(at)
+        label = LABELS.get(recipe, recipe)
+        found += [label if everywhere else f"{label} at {', '.join(lacking)}"] if lacking else []
     return f"Not measured yet: {'; '.join(found)}. " if found else ""
 
 

@@ -14,6 +14,15 @@ def chinchilla(tokens: pd.Series | float, parameters: int) -> pd.Series | float:
     return tokens / (20 * parameters)
 
 
+ZERO_SHOT = "base_0shot"  # the checkpoint as it is, asked without examples: step 0 of what is trained from it
+UNTRAINED = ("base", ZERO_SHOT)
+
+
+def zero_shot(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """The rows of step 0 of recipes that are trained from the checkpoint itself, as recipe `base_0shot`."""
+    return outcomes[outcomes["step"] == 0].assign(recipe=ZERO_SHOT)
+
+
 def last_step(outcomes: pd.DataFrame) -> pd.DataFrame:
     """The rows of each run's last step: the recipe's result."""
     run = ["scale", "suite", "checkpoint", "recipe", "seed"]

@@ -13,6 +13,7 @@ from excursions.results import schemas
 from excursions.results import tables as results
 
 SOLVED, VALID, GENERAL = "problems solved, %", "solved with valid steps, %", "general accuracy, %"
+NOT_DERIVED = "right, not derived, % of samples"
 RUN = ["suite", "checkpoint", "recipe", "seed"]
 SERIES = ["axis", "measure", "benchmark", "k", *RUN]
 POINTS = 40  # of one log: neighbouring steps are averaged to about so many
@@ -42,6 +43,14 @@ def all_series(root: Path | str, tables: results.Tables) -> list[list]:
             ]
             if len(along):  # of a study of base alone nothing goes along steps
                 measured.append(_solved(along.assign(correct=along[column].astype(int)), measure).assign(axis="steps"))
+    if outcomes["valid"].notna().all():
+        rows = pd.concat([along.assign(axis="steps"), last.assign(axis="tokens")])
+        rows = rows.assign(
+            y=100 * (rows["correct"] - rows["valid"]).astype(float) / rows["n"], measure=NOT_DERIVED, k=1
+        )
+        measured.append(
+            rows.groupby([*RUN, "tokens", "measure", "axis", "step", "benchmark", "k"], as_index=False)["y"].mean()
+        )
     runs = outcomes[RUN].drop_duplicates()  # a run that params.yaml no longer names may still have its log
     logs = [_named(results.load_training(root, tables.scale, suite)) for suite in tables.parameters]
     measured += [_log(log.merge(runs)) for log in logs]

@@ -50,6 +50,8 @@ def forest(scale: str, claims: Sequence[Claim]) -> Figure:
     measured = sum(claim.verdict != "not measured" for claim in claims)
     title = f"{supported} of {measured} measured claims are supported at scale {scale} ({len(claims)} claims in all)"
     figure.text(0.15 / width, 1 - 0.12 / height, title, fontsize=12, weight="bold", va="top")
+    note = "Inconclusive also where the checkpoints disagree with their mean, or where one of several contrasts is."
+    figure.text(0.15 / width, 0.08 / height, note, fontsize=7.5, color=plotting.GREY, va="bottom")
     _legend(figure, scale)
     for offset, name in ((PANEL + 0.15, "here"), (PANEL + 1.25, "paper")):
         _text(axes, offset, 0.04, name, weight="bold", size=8)

@@ -6,7 +6,7 @@ No sentence says more than its table: "rises" and "falls" mean that a 95% interv
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from IPython.display import HTML
@@ -62,8 +62,10 @@ def shared(points: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
     for rows in (points[points["n_seeds"] >= ENOUGH_SEEDS], points):
         there = rows.groupby("checkpoint", observed=True)[column].nunique()
         names = names or [name for name in tokens.index if there.get(name, 0) == points[column].nunique()]
-    where = f"mean over {', '.join(names)}" if len(names) < len(tokens) else "mean over checkpoints"
-    return points[points["checkpoint"].isin(names)], f"at {names[0]}" if len(names) == 1 else where
+    kept = points[points["checkpoint"].isin(names)]
+    multiples = [f"{multiple:.2g}×" for multiple in sorted(set(kept["chinchilla"].astype(float)))]
+    where = f"mean over {', '.join(multiples)}" if len(names) < len(tokens) else "mean over checkpoints"
+    return kept, f"at {multiples[0]}" if len(names) == 1 else where
 
 
 def onset(changes: pd.DataFrame) -> str:
@@ -195,56 +197,72 @@ def phase_kinds(phases: pd.DataFrame) -> pd.DataFrame:
 def reward_gaming(points: pd.DataFrame) -> list[str]:
     """How much of what is right is not derived."""
     mean = points[points["seed"].isna()]
-    wide = mean.pivot_table(
-        index=["tokens", "chinchilla", "recipe", "is_last", "rl_step"], columns="measure", values="estimate"
-    )
-    if not len(wide):
+    if not len(mean):
         return ["No completion's steps were checked.", ""]
-    share = (100 * wide["gap"] / wide["correct"]).reset_index(name="share").dropna()
-    last = share[(share["recipe"] == "rl") & share["is_last"]].sort_values("tokens")
-    gap = wide["gap"].reset_index(name="gap")
-    gap = gap[gap["recipe"] == "rl"].sort_values("rl_step").groupby("tokens")["gap"].agg(["first", "last"])
-    grew = (gap["last"] > gap["first"]).sum()
-    said = ", ".join(f"{row.share:.0f}% at {row.chinchilla:.1f}×" for row in last.itertuples())
+    end = mean[mean["is_end"] & (mean["recipe"] == "rl")]
+    wide = end.pivot(index=["tokens", "chinchilla"], columns="measure", values="estimate")
+    share = (100 * wide["gap"] / wide["correct"]).dropna().reset_index(name="share") if len(wide) else wide
+    said = ", ".join(f"{row.share:.0f}% at {row.chinchilla:.2g}×" for row in share.itertuples())
     return [
         f"Of what direct RL gets right, not derived: {said or 'not measured'}.",
-        f"Along RL the share of all completions that are right without a derivation grows at {grew} of {len(gap)} "
-        "checkpoints.",
+        "The share of all completions of direct RL that are right without a derivation "
+        f"{moved(end[end['measure'] == 'change'])}.",
     ]
 
 
+def still_rising(gains: pd.DataFrame) -> str:
+    """What the last quarter of training still adds, by recipe."""
+    said = "; ".join(
+        f"under {_name(recipe)} it {moved(settled(rows))} ({span(settled(rows))})"
+        for recipe, rows in gains.groupby("recipe", sort=False, observed=True)
+    )
+    return f"Pass@1 on easy problems in the last quarter of training: {said or 'not measured'}."
+
+
 def combination(points: pd.DataFrame) -> list[str]:
-    """Which weight is best for what."""
+    """From which to which value each measure goes with the weight."""
     mean, where = shared(points[points["seed"].isna()], "value")
     said = []
     for (role, k), words in {
         ("easy", 1): "pass@1",
         ("easy", 32): "pass@32",
-        ("general", 0): "general benchmarks",
+        ("general", 0): "the general average minus base",
     }.items():
         rows = mean[(mean["role"] == role) & (mean["k"] == k)].groupby("value")["estimate"].mean()
-        best = rows.idxmax() if len(rows) > 1 else None
-        said += [f"{words} {'from 0 to 1' if best == FROM_0_TO_1 else f'at {best:g}'}"] if best is not None else []
-    average = f"Easy problems, {where}: the weight of RL that is best for {', '.join(said)}."
+        if len(rows) > 1:
+            least, most = (
+                f"{'a weight from 0 to 1' if at == FROM_0_TO_1 else f'{at:g}'} ({rows[at]:.1f})"
+                for at in (rows.idxmin(), rows.idxmax())
+            )
+            said.append(f"{words} is lowest at {least}, highest at {most}")
     return [
-        average if said else "Several weights of RL have not been measured.",
-        "Weight 0 is SFT alone, 1 is RL alone, each by itself.",
+        f"By the weight of RL, easy problems, {where}: {'; '.join(said)}."
+        if said
+        else "Several weights of RL have not been measured.",
+        "Weight 0 is SFT alone, 1 is RL alone, each by itself. Whether two of them differ is weighed by the claims.",
     ]
 
 
-def ablations(varied: dict[str, pd.DataFrame]) -> list[str]:
-    """The best value of each setting, on easy problems."""
+def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> list[str]:
+    """What each value of each setting gives, in pass@1."""
     said = []
+    means = rollouts[rollouts["seed"].isna()]
+    for role, rows in means.groupby("role", sort=False):
+        reach = rows.groupby("rollouts")["questions"].max().min()
+        at = rows[rows["questions"] == reach].sort_values("rollouts")
+        if len(at) > 1:
+            each = ", ".join(f"{row.rollouts:.0f} give {row.estimate:.1f}" for row in at.itertuples())
+            said.append(f"rollouts, {role} problems, after {reach:,.0f} questions: {each}")
     for name, points in varied.items():
         rows = points[points["seed"].isna() & (points["role"] == "easy") & (points["k"] == 1)]
         rows, where = shared(rows, "value")
         rows = rows.groupby("value")["estimate"].mean()
         if len(rows) > 1:  # one value is no comparison
             each = ", ".join(f"{value:g} gives {mean:.1f}" for value, mean in rows.items())
-            said.append(f"{name} ({where}): {each}")
+            said.append(f"{'KL' if name == 'kl' else name}, easy problems, {where}: {each}")
     if not said:
         return ["No setting has been measured at several values.", ""]
-    return [f"Pass@1 on easy problems, in %. {'; '.join(said)}.", ""]
+    return [f"Pass@1 in %: {'; '.join(said)}.", ""]
 
 
 def _name(recipe: str) -> str:

@@ -78,49 +78,55 @@ def seed_spread(check: Check, tables: Tables) -> list[Contrast]:
 
 
 def alike_in_reward(check: Check, tables: Tables) -> list[Contrast]:
-    """Runs of direct RL at one checkpoint: near in training reward (below `above`), and not in test (above it)."""
-    (test,) = _spread_in_test(check, tables)
-    log = tables.training
-    (at,) = (point.checkpoint for point in test.points)
-    log = log[(log["suite"] == "main") & (log["recipe"] == "rl") & (log["checkpoint"] == at)] if len(log) else log
-    if not len(log):
-        raise NotMeasurable(f"needs the training log of rl at {at}")
-    last = log[log["step"] > 0.75 * log.groupby("seed")["step"].transform("max")]
-    reward = statistics.Spread(tuple(last.groupby("seed")["reward"].mean()))
-    formula, seeds = "reward of rl, last quarter of training", len(reward.value_s)
-    near = replace(check, above=None, below=check.above)
-    return [test, checks.contrast(near, formula, reward, {at: reward}, seeds, f"at {at}")]
+    """Runs of direct RL at each checkpoint of the span: near in training reward (below `above`), and not in test (above
+    it)."""
+    found, near = _spread_in_test(check, tables), replace(check, above=None, below=check.above)
+    for at in [point.checkpoint for test in found for point in test.points]:
+        log = tables.training
+        log = log[(log["suite"] == "main") & (log["recipe"] == "rl") & (log["checkpoint"] == at)] if len(log) else log
+        if not len(log):
+            raise NotMeasurable(f"needs the training log of rl at {at}")
+        last = log[log["step"] > 0.75 * log.groupby("seed")["step"].transform("max")]
+        reward = statistics.Spread(tuple(last.groupby("seed")["reward"].mean()))
+        formula = f"reward of rl, last quarter of training at {at}"
+        found.append(checks.contrast(near, formula, reward, {at: reward}, len(reward.value_s), found[0].note))
+    return found
 
 
 def invalid_along_training(check: Check, tables: Tables) -> list[Contrast]:
-    """Change, from the first to the last step of direct RL, of the share of completions correct but not derived."""
+    """Change, from the first to the last step of direct RL, of the share of completions that are correct but not
+    derived, and of that share minus the one of the derived."""
     rows = tables.outcomes
     if "valid" not in rows or rows["valid"].isna().all():
         raise NotMeasurable("needs outcomes with steps checked (column valid)")
     rows = rows[
         (rows["suite"] == "main") & (rows["recipe"] == "rl") & (rows["benchmark"].map(ROLES) == check.benchmark)
     ]
-    found: dict[str, statistics.Estimate] = {}
+    gap: dict[str, statistics.Estimate] = {}  # correct and not derived
+    more: dict[str, statistics.Estimate] = {}  # that minus the derived
     n_seeds, shares = [], []
     for name in checks.choose(check.span, *_axis(tables)):
         at = rows[rows["checkpoint"] == name]
-        at = at.assign(value=((at["correct"] - at["valid"]) / at["n"]).astype(float))
         last = estimates.last_step(at)["step"]
         if at.empty or at["step"].min() > 0:
             raise NotMeasurable(f"needs rl at {name}, evaluated before its first step and after its last")
         ends = at[(at["step"] == 0) | at.index.isin(last.index)]
-        table = ends.pivot(index=["step", "seed"], columns="question_id", values="value").dropna(axis=1)
-        after = table[table.index.get_level_values("step") > 0].droplevel("step")
-        found[name] = statistics.contrast([(after - table.loc[0].loc[after.index]).to_numpy()])
+        for found, derived in ((gap, 1), (more, 2)):
+            ends = ends.assign(value=((ends["correct"] - derived * ends["valid"]) / ends["n"]).astype(float))
+            table = ends.pivot(index=["step", "seed"], columns="question_id", values="value").dropna(axis=1)
+            after = table[table.index.get_level_values("step") > 0].droplevel("step")
+            found[name] = statistics.contrast([(after - table.loc[0].loc[after.index]).to_numpy()])
         n_seeds.append(len(after))
         sums = ends.groupby(ends["step"] > 0)[["correct", "valid"]].sum().astype(float)
         first, final = (100 * (1 - sums["valid"] / sums["correct"])).fillna(0)
         shares.append(f"of what is right not derived: {first:.0f}% before training (0-shot), {final:.0f}% after it")
-    if not found or min(n_seeds) < ENOUGH_SEEDS:
+    if not gap or min(n_seeds) < ENOUGH_SEEDS:
         raise NotMeasurable(f"needs {ENOUGH_SEEDS} seeds, there are {min(n_seeds, default=0)}", min(n_seeds, default=0))
-    (whole,) = found.values()
-    note = "; ".join([f"at {', '.join(found)}", *shares])
-    return [checks.contrast(check, check.contrasts[0], whole, found, min(n_seeds), note)]
+    note = "; ".join([f"at {', '.join(gap)}", *shares])
+    return [
+        checks.contrast(check, formula, next(iter(found.values())), found, min(n_seeds), note)  # of one checkpoint
+        for formula, found in zip(check.contrasts, (gap, more), strict=True)
+    ]
 
 
 def rollouts_on_hard(check: Check, tables: Tables) -> list[Contrast]:
@@ -186,6 +192,8 @@ def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.las
     """The models of a contrast at the checkpoints of the check's span at which they can be compared."""
     k, signs = checks.parse(formula)
     rows = tables.general if k is None else tables.outcomes[tables.outcomes["benchmark"].map(ROLES) == check.benchmark]
+    if ("main", estimates.ZERO_SHOT) in signs:
+        rows = pd.concat([rows.astype({"recipe": str}), estimates.zero_shot(rows[rows["recipe"] == "rl"])])
     rows = rows[pd.MultiIndex.from_frame(rows[ARM]).isin(list(signs))]
     rows = rows if k is None else pick(rows)
     chosen = None if check.span == "shared" else checks.choose(check.span, *_axis(tables))
@@ -205,7 +213,7 @@ def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.las
             if why := checks.undetectable(levels, floor, check.level):
                 left_out[name] = why
     slots = {name: slot for name, slot in slots.items() if name not in left_out}
-    trained = [arm for arm in signs if arm[1] != "base"] or list(signs)
+    trained = [arm for arm in signs if arm[1] not in estimates.UNTRAINED] or list(signs)
     of_arm = values.groupby(level=index[:-1]).size()
     seeds = {name: int(min(of_arm[(*arm, slot[arm])] for arm in trained)) for name, slot in slots.items()}
     few = {name: n for name, n in seeds.items() if n < ENOUGH_SEEDS}
@@ -220,7 +228,7 @@ def _arms(check: Check, tables: Tables, formula: str, pick: Pick = estimates.las
     remarks = [] if k is None or pick is estimates.last_step else [_steps(rows)]
     if k is not None:
         remarks += _underived(rows, trained, slots)
-    if all(recipe == "base" for _, recipe in signs):
+    if all(recipe in estimates.UNTRAINED for _, recipe in signs):
         remarks.append("the seeds of base are one model, so that the interval is of the questions alone")
     return Arms(signs, values, slots, left_out, n_seeds, remarks)
 
@@ -242,8 +250,11 @@ def _underived(rows: pd.DataFrame, arms: list[tuple[str, str]], slots: dict[str,
 
 
 def _steps(rows: pd.DataFrame) -> str:
-    at = rows.groupby(["checkpoint", "suite"], sort=False)["step"].first()
-    return "; ".join(f"{checkpoint} after {step} steps of {suite}" for (checkpoint, suite), step in at.items())
+    found = []
+    for (checkpoint, suite), at in rows.groupby(["checkpoint", "suite"], sort=False):
+        asked = at["question_id"].nunique()
+        found.append(f"{checkpoint} after {at['step'].iloc[0]} steps of {suite}, on {asked} questions")
+    return "; ".join(found)
 
 
 def _slots(

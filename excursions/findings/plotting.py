@@ -216,7 +216,11 @@ def end_labels(axes: Axes, labels: Sequence[tuple[pd.DataFrame, str, str]], size
             heights[lower] -= overlap / 2
             heights[lower + 1] += overlap / 2
         heights[0], heights[-1] = max(heights[0], 0.03), min(heights[-1], 1)
-    for height, (_, place, text, color) in zip(heights, ends, strict=True):
+    for height, (own, place, text, color) in zip(heights, ends, strict=True):
+        if abs(height - own) > apart / 2:  # a label that was moved points to its curve
+            axes.plot(
+                [place, place + 0.03], [own, height], transform=axes.transAxes, color=color, lw=0.5, clip_on=False
+            )
         shown = axes.text(place + 0.03, height, text, transform=axes.transAxes, size=size, color=color, va="center")
         shown.set_bbox({"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.5, "alpha": 0.8})
 

@@ -17,8 +17,17 @@ from excursions.findings.claims import Claim, claims_table
 
 NAMES = {
     "recipe": lambda recipe: plotting.LOOKS[recipe].label,
+    "other": lambda recipe: plotting.LOOKS[recipe].label,
     "k": lambda k: f"pass@{k}",
     "chinchilla": lambda multiple: f"{multiple:.2f}×",
+    "seed": lambda seed: f"{seed:.0f}",
+}
+HEADERS = {
+    "chinchilla": "× optimal",
+    "tokens_b": "tokens, B",
+    "seed_kind": "seed",
+    "rl_step": "RL step",
+    "other": "against",
 }
 
 
@@ -29,7 +38,8 @@ def show(figure: Figure, root: Path | str, scale: str, name: str, suite: str = "
     plotting.save(figure, path)
     svg = path.with_name(f"{name}.svg").read_text(encoding="utf-8")
     image = svg[svg.index("<svg") :]
-    width, title = round(figure.get_figwidth() * 96), html.escape(name.replace("_", " "), quote=True)
+    title = html.escape(" ".join(figure.texts[0].get_text().split()), quote=True)  # what it shows, in words
+    width = round(figure.get_figwidth() * 96)
     style = f"max-width: {width}px"
     return HTML(f'<div class="figure" role="img" aria-label="{title}" style="{style}">{image}</div>')
 
@@ -45,10 +55,11 @@ def table(rows: pd.DataFrame, index: list[str], columns: list[str], caption: str
     if rows.empty:
         return HTML(f"<p>{html.escape(caption)}: nothing measured.</p>")
     shown = rows.assign(shown=[_interval(row) for row in rows.to_dict("records")])
-    for column in {*index, *columns} & {"recipe", "k", "chinchilla"}:
+    for column in {*index, *columns} & {*NAMES}:
         shown[column] = shown[column].map(NAMES[column])
     wide = shown.set_index([*index, *columns])["shown"].unstack(columns, sort=False, fill_value="")
     wide.columns.names = [None] * len(columns)
+    wide.index.names = [HEADERS.get(name, name) for name in wide.index.names]
     return frame(wide, caption)
 
 

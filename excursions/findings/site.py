@@ -20,6 +20,7 @@ from excursions.findings.claims import Claim
 from excursions.findings.sentences import CHECKS
 from excursions.results import tables as results
 
+ALONG = ("more-rollouts-by-samples", "fewer-rollouts-by-flops", "rollouts-matter-on-hard")  # compared along training
 BLOCK = re.compile(r"(<!-- what came out, written by `excursions site` -->\n).*?(\n<!-- to here -->)", re.S)
 
 
@@ -107,14 +108,16 @@ def _rows_behind(claim: Claim) -> dict[str, object]:
     (check,) = (check for check in CHECKS if check.id == claim.id)
     parsed = [checks.parse(formula) for formula in check.contrasts]
     arms = [arm for _, signs in parsed for arm in signs]
-    along = check.measured is measures.invalid_along_training
-    k = 1 if along else parsed[0][0]
+    gaming = check.measured is measures.invalid_along_training
+    along = gaming or check.id in ALONG
+    k = 1 if gaming else parsed[0][0]
     return {
         "claim": claim.claim,
         "page": claim.figure,
         "axis": "steps" if along else "tokens",
         "checkpoint": claim.contrasts[0].points[0].checkpoint if along and claim.contrasts else "",
-        "measure": explorer.VALID if along else explorer.GENERAL if k is None else explorer.SOLVED,
+        "seed": "each" if along or check.measured in (measures.seed_spread, measures.alike_in_reward) else "all",
+        "measure": explorer.NOT_DERIVED if gaming else explorer.GENERAL if k is None else explorer.SOLVED,
         "role": check.benchmark,
         "k": k or 0,
         "recipes": [name for name in recipes.RECIPES if name in {recipe for _, recipe in arms}],

@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from excursions.findings import curves, headlines, reference
@@ -40,16 +41,22 @@ def combination(points: pd.DataFrame) -> Figure:
     scale = points["scale"].iloc[0] if len(points) else "nothing measured yet"
     note = (
         "One curve a checkpoint, in multiples of Chinchilla-optimal. 0 and 1 are SFT and RL by themselves, not "
-        "parallel averaging at its ends: SFT takes other numbers of steps. 0 to 1: the weight grows while training. "
-        "Shaded: 95% interval over questions and "
-        "seeds. General benchmarks: accuracy minus base, mean of the six."
+        "parallel averaging at its ends: SFT takes other numbers of steps. "
     )
-    bands = [Band(f"this study ({scale})", False, 5, 2.0, 0.6, 0.55)]
-    figure, (row,) = page(headlines.combination(points)[0], note, bands, (), [SEEDS])
-    labels = []
-    for axes, (key, name) in zip(row, (PANELS | {("general", 0): "general benchmarks"}).items(), strict=True):
-        here = points[(points["role"] == key[0]) & (points["k"] == key[1])]
-        labels.append(_by_checkpoint(axes, here[here["value"] <= 1], points))
+    if curves.FROM_0_TO_1 in set(points["value"]):
+        note += "0 to 1: the weight grows while training. "
+    note += "Shaded: 95% interval over questions and seeds. General benchmarks: accuracy minus base, mean of the six."
+    names = curves.checkpoints(points)
+    multiples = points.groupby(points["checkpoint"].astype(str))["chinchilla"].first()
+    key = [
+        Line2D([], [], color=look.color, marker=look.marker, label=f"{multiples[name]:.2g}×")
+        for name, look in ((name, _sequence(len(names), number, name)) for number, name in enumerate(names))
+    ]
+    bands = [Band(f"this study ({scale})", False, 5, 2.0, 0.6)]
+    figure, (row,) = page(headlines.combination(points)[0], note, bands, (), [*key, SEEDS])
+    for axes, (panel, name) in zip(row, (PANELS | {("general", 0): "general benchmarks"}).items(), strict=True):
+        here = points[(points["role"] == panel[0]) & (points["k"] == panel[1])]
+        _by_checkpoint(axes, here[here["value"] <= 1], points)
         axes.set_title(name, loc="left")
         axes.set_xlabel("weight of RL")
         axes.set_xlim(-0.05, 1.05)
@@ -58,8 +65,7 @@ def combination(points: pd.DataFrame) -> Figure:
             _by_checkpoint(axes, linear, points)
             axes.set_xlim(-0.05, curves.FROM_0_TO_1 + 0.15)
             axes.set_xticks([0, 0.5, 1, curves.FROM_0_TO_1], ["0", "0.5", "1", "0 to 1"])
-        share_y([axes], "minus base (points)" if key[1] == 0 else SOLVED, from_zero=key[1] > 0)
-    end_labels(row[-1], labels[-1])
+        share_y([axes], "minus base (points)" if panel[1] == 0 else SOLVED, from_zero=panel[1] > 0)
     return figure
 
 
@@ -78,14 +84,18 @@ def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> Fig
         Band(f"{ours}: epochs of SFT and KL of RL, easy problems; one curve a checkpoint", False, 4, 1.5, 0.85, 0.55),
         Band(f"{theirs}: epochs of SFT (on several solutions per question), GSM8K", True, 3),
     ]
-    note = "Shaded: 95% interval over questions and, here, training seeds. Answers sampled are the paper's FLOPs."
-    figure, rows = page(headlines.ablations(dict(varied))[0], note, bands, (), [SEEDS])
+    note = (
+        "Shaded: 95% interval over questions and, here, training seeds. Answers sampled are the paper's FLOPs. Curves "
+        "along training are of the same questions at every step; epochs and KL have one where several values were run."
+    )
+    figure, rows = page(headlines.ablations(rollouts, varied)[0], note, bands, (), [SEEDS])
     _rollouts(rows[:2], rollouts)
     _shots(rows[2:4], varied["shots"])
     for axes, (name, k) in zip(rows[4], (("epochs", 1), ("epochs", 32), ("kl", 1), ("kl", 32)), strict=True):
         table = varied[name]
         values = sorted(set(table["value"]))
         here = table[(table["role"] == "easy") & (table["k"] == k)]
+        here = here[here.groupby("checkpoint", observed=True)["value"].transform("nunique") > 1]
         ends = _by_checkpoint(axes, here.assign(value=here["value"].map(values.index).astype(float)), table)
         axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
         axes.set_title(f"{name if name == 'epochs' else 'KL'}, pass@{k}", loc="left")

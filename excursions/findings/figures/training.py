@@ -145,8 +145,10 @@ def phase_map(phases: pd.DataFrame) -> Figure:
     """Beyond the paper: where RL expands and where it sharpens, over checkpoint and RL step."""
     scale = phases["scale"].iloc[0] if len(phases) else "nothing measured yet"
     note = (
-        "Easy problems, all questions that both models answered, paired. Numbers: points (entropy: nats). Bold: the "
-        "95% interval is on one side of 0. Expands: pass@1 and pass@32 rise; sharpens: pass@1 rises and pass@32 falls."
+        "Easy problems, all questions that both models answered, paired; after the last step there are more of them, "
+        "and so narrower intervals, than before it. Numbers: points (entropy: nats). Bold: the 95% interval is on one "
+        "side of 0. Expands: pass@1 and pass@32 rise; sharpens: pass@1 rises and pass@32 falls. Of the few-shot base "
+        "no entropy is known."
     )
     marks = [
         Line2D([], [], marker="s", lw=0, ms=8, color=c, label=k)
@@ -158,7 +160,10 @@ def phase_map(phases: pd.DataFrame) -> Figure:
     nats = phases[phases["measure"] == "entropy"]["estimate"].abs().max()
     for row, start in zip(rows, STARTS, strict=True):
         here = phases[phases["start"] == start]
-        for axes, measure in zip((row[0], row[1], row[3]), ("pass@1", "pass@32", "entropy"), strict=True):
+        panels = {"pass@1": row[0], "pass@32": row[1], "entropy": row[3]}
+        if start == "few-shot" and len(here):
+            panels.pop("entropy").remove()
+        for measure, axes in panels.items():
             _map(axes, here[here["measure"] == measure], nats if measure == "entropy" else points)
             axes.set_title(f"change of {measure}", loc="left")
         _kind_map(row[2], headlines.phase_kinds(here))
@@ -194,7 +199,7 @@ def _map(axes: Axes, table: pd.DataFrame, reach: float) -> None:
         if np.isfinite(value):
             text = f"{value:+.1f}" if reach > 2 else f"{value:+.2f}"
             weight = "bold" if low[y, x] > 0 or high[y, x] < 0 else "normal"
-            color = "white" if abs(value) > 0.65 * reach else "#222222"
+            color = "white" if abs(value) > 0.57 * reach else "#222222"
             axes.text(x, y, text, ha="center", va="center", size=small, weight=weight, color=color)
 
 
@@ -224,13 +229,15 @@ def reward_gaming(points: pd.DataFrame) -> Figure:
         "operand told or derived, and the last results the answer. Shaded below: right but not derived, a guess or a "
         "lucky error. Easy problems, pass@1. "
     )
-    note += curves.missing(points[points["is_last"]], recipes)
+    along, last = points[~points["is_end"]], points[points["is_end"]]
+    asked = "Along training all points of a checkpoint are of the same questions, fewer than after it. "
+    note += (asked if len(along) else "") + curves.missing(last, recipes)
     bands = [Band(f"this study ({scale}): after training", False, 3, 1.8)]
     bands += [Band("along direct RL: right and derived", False, max(len(names), 1), 1.3, 0.45)]
     bands += [Band("along RL after SFT: right and derived", False, max(len(names), 1), 1.3, 0.45)]
     dashes = [Line2D([], [], color=GREY, ls=ls, label=label) for ls, label in (("-", "right"), (":", "derived"))]
     figure, rows = page(headlines.reward_gaming(points)[0], note, bands, recipes, dashes)
-    last = points[points["is_last"]].assign(x=lambda table: table["chinchilla"].astype(float))
+    last = last.assign(x=lambda table: table["chinchilla"].astype(float))
     gap = last[(last["measure"] == "gap")].merge(
         last.loc[(last["measure"] == "correct") & last["seed"].isna(), ["checkpoint", "recipe", "estimate"]],
         on=["checkpoint", "recipe"], suffixes=("", "_right"),
@@ -257,7 +264,7 @@ def reward_gaming(points: pd.DataFrame) -> Figure:
         tokens_axis(rows[0], [last["x"]])
     for row, recipe in zip(rows[1:], ("rl", "sft_rl"), strict=True):
         for axes, name in zip(row, names, strict=False):
-            _right_and_derived(axes, points[(points["checkpoint"] == name) & (points["recipe"] == recipe)], recipe)
+            _right_and_derived(axes, along[(along["checkpoint"] == name) & (along["recipe"] == recipe)], recipe)
             multiple = points.loc[points["checkpoint"] == name, "chinchilla"].iloc[0]
             axes.set_title(f"{multiple:.2g}×", loc="left")
         share_y(row, "samples (%)")

@@ -13,11 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from excursions.files import whole_file
-from excursions.findings import claims
+from excursions.findings import checks, claims
 from excursions.findings.claims import Claim
 
 FOLDER = Path(__file__).parent
 PAGES = ("checkpoints", *claims.FIGURES, "phase_map", "combination", "claims", "explorer", "samples")
+UNDERIVED = re.compile(r"at (\w+) \d+% of what \w+ gets right is not derived")
 MARKS = {"supported": "✓", "not supported": "✗", "inconclusive": "?", "not measured": "–"}
 
 
@@ -40,13 +41,19 @@ def effect(claim: Claim, what: str = "") -> str:
     value, low, high = (getattr(claim, f"{what}{key}") for key in ("effect", "ci_low", "ci_high"))
     if value is None:
         return ""
+    value, low, high = (
+        None if number is None else round(number, 1) + 0.0 for number in (value, low, high)
+    )  # no "-0.0"
     return f"{value:+.1f} points" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
 
 
 def answer(found: list[Claim]) -> list[str]:
     """What came out for the claims of one result, in two sentences: its first claim, and the count of verdicts."""
     first = found[0]
-    measured = f" ({effect(first)}, 95% interval)" if effect(first) else ""
+    decided = f"; {checks.conclude(first.contrasts)[1].formula} decides" if len(first.contrasts) > 1 else ""
+    at = dict.fromkeys(UNDERIVED.findall(first.note))
+    doubts = f"; at {', '.join(at)} most right answers are not derived" if at else ""
+    measured = f" ({effect(first)}, 95% interval{decided}{doubts})" if effect(first) else ""
     counts = {verdict: sum(claim.verdict == verdict for claim in found) for verdict in MARKS}
     counted = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
     of = "The one sentence" if len(found) == 1 else f"Of {len(found)} sentences"

@@ -48,6 +48,7 @@ function spec(points, axis, multiples) {
   const y = points.flatMap((point) => [point.y, point.low ?? point.y, point.high ?? point.y]);
   const marks = [
     { type: "area", encode: { enter: { x: across, y: { field: "low", scale: "y" }, y2: { field: "high", scale: "y" }, fill: color, fillOpacity: { value: 0.15 } } } },
+    { type: "rule", encode: { enter: { x: across, y: { field: "low", scale: "y" }, y2: { field: "high", scale: "y" }, stroke: color, strokeOpacity: { value: 0.35 } } } },
     { type: "line", encode: { enter: { x: across, y: up, stroke: color, strokeWidth: { value: 2 } } } },
   ];
   return {
@@ -68,7 +69,7 @@ function spec(points, axis, multiples) {
       { scale: "y", orient: "left", grid: true, title: form.elements.measure.value, tickCount: 6, ...labels },
     ],
     marks: [
-      ...marks.map((mark, number) => ({ type: "group", from: { facet: { name: "one" + number, data: number ? "points" : "bands", groupby: ["recipe", "seed"] } },
+      ...marks.map((mark, number) => ({ type: "group", from: { facet: { name: "one" + number, data: mark.type === "line" ? "points" : "bands", groupby: ["recipe", "seed"] } },
         marks: [{ ...mark, from: { data: "one" + number }, sort: { field: "x" } }] })),
       { type: "symbol", from: { data: "points" }, encode: {
         enter: { x: across, y: up, fill: color, stroke: { value: dark.matches ? "#14181f" : "#fff" }, tooltip: { signal: "datum" } },
@@ -119,13 +120,13 @@ function draw(wanted) {
 
 function tabulate(points, values) {
   const head = element("thead"), body = element("tbody"), table = document.getElementById("rows");
-  const names = ["recipe", "checkpoint", ...(values.axis === "steps" ? ["step"] : ["× optimal"]), "seed", "value", "95% interval", "run"];
+  const names = ["recipe", "checkpoint", "value", "95% interval", ...(values.axis === "steps" ? ["step"] : ["× optimal"]), "seed", "run"];
   head.append(element("tr"));
   head.firstChild.append(...names.map((name) => element("th", name, { scope: "col" })));
   for (const point of points) {
     const row = element("tr"), runs = element("td");
-    const cells = [data.recipes[point.recipe][0], point.checkpoint, number(point.x), point.seed === "all" ? "all" : point.seed, number(point.y),
-      point.low === undefined ? "" : `${number(point.low)} to ${number(point.high)}`];
+    const cells = [data.recipes[point.recipe][0], point.checkpoint, number(point.y),
+      point.low === undefined ? "" : `${number(point.low)} to ${number(point.high)}`, number(point.x), point.seed === "all" ? "all" : point.seed];
     for (const [suite, checkpoint, recipe, seed] of data.runs) {
       if (suite === values.suite && checkpoint === point.checkpoint && recipe === point.recipe && (point.seed === "all" || point.seed === seed)) {
         runs.append(element("a", `seed ${seed}`, { href: `../../results/${data.scale}/${suite}/${checkpoint}/${recipe}/seed-${seed}/run.json` }), " ");
@@ -145,9 +146,9 @@ function start() {
   if (!claim) return draw({ recipe: Object.keys(data.recipes).join(","), ...asked });
   behind.replaceChildren("Rows behind the claim ", element("a", claim.claim, { href: `${claim.page}.html#${asked.claim}` }));
   const [suite, ...others] = claim.suites;
-  if (others.length) behind.append(`. It compares suites: ${suite} is chosen, see ${others.join(", ")} as well`);
+  if (others.length) behind.append(` It compares suites: ${suite} is chosen, see ${others.join(", ")} as well`);
   const benchmark = claim.measure.startsWith("general") ? "average" : data.roles[claim.role] ?? "";
-  draw({ axis: claim.axis, measure: claim.measure, benchmark, k: String(claim.k), suite, checkpoint: claim.checkpoint, recipe: claim.recipes.join(","), seed: claim.axis === "steps" ? "each" : "all", claim: asked.claim });
+  draw({ axis: claim.axis, measure: claim.measure, benchmark, k: String(claim.k), suite, checkpoint: claim.checkpoint, recipe: claim.recipes.join(","), seed: claim.seed, claim: asked.claim });
 }
 
 for (const [name, [label, color]] of Object.entries(data.recipes)) {

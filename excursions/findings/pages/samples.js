@@ -106,7 +106,7 @@ function move(by) {
 
 const unique = (values) => [...new Set(values)].map((value) => [value, value]);
 offer("benchmark", unique(data.questions.map((question) => question[1])));
-offer("suite", unique(data.cells.map((cell) => cell[SUITE])));
+offer("suite", unique(Object.keys(data.multiples).filter((suite) => data.cells.some((cell) => cell[SUITE] === suite))));
 if (form.elements.suite.length < 2) form.elements.suite.parentElement.hidden = true;
 form.elements.benchmark.addEventListener("change", offerQuestions);
 form.addEventListener("change", drawGrid);
