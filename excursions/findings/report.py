@@ -38,7 +38,8 @@ def show(figure: Figure, root: Path | str, scale: str, name: str, suite: str = "
     plotting.save(figure, path)
     svg = path.with_name(f"{name}.svg").read_text(encoding="utf-8")
     image = svg[svg.index("<svg") :]
-    title = html.escape(" ".join(figure.texts[0].get_text().split()), quote=True)  # what it shows, in words
+    said = figure.texts[0].get_text() if figure.texts else name.replace("_", " ")  # its title: what it shows, in words
+    title = html.escape(" ".join(said.split()), quote=True)
     width = round(figure.get_figwidth() * 96)
     style = f"max-width: {width}px"
     return HTML(f'<div class="figure" role="img" aria-label="{title}" style="{style}">{image}</div>')
