@@ -15,14 +15,14 @@ from excursions.study.run import Run
 
 def write_card(run: Run, about: dict, outcomes: pd.DataFrame, root: Path) -> None:
     """Writes README.md into the folder of a kept model. about: its run.json. outcomes: of its run."""
-    folder = tree.trained_folder(root, *run.cell)
+    folder = tree.trained_folder(root, *run)
     with whole_file(folder / "README.md") as temporary:
         temporary.write_text(card(run, about, outcomes), encoding="utf-8")
 
 
 def card(run: Run, about: dict, outcomes: pd.DataFrame) -> str:
     """The card as Markdown. The intervals are over questions, of this one model (Wilson's method)."""
-    place = Path("trained", run.cell.path)
+    place = Path("trained", run.path)
     named = f"--scale {run.scale} --suite {run.suite} --checkpoint {run.checkpoint}"
     named += f" --recipe {run.recipe}/seed-{run.seed}"
     rows = []
@@ -38,7 +38,7 @@ pipeline_tag: text-generation
 # {RECIPES[run.recipe].label} from {run.checkpoint}, seed {run.seed}
 
 Trained in the study at scale `{run.scale}`, suite `{run.suite}`, by the recipe `{run.recipe}` from the checkpoint
-`checkpoints/{run.scale}/{run.suite}/{run.checkpoint}`. Its run is `results/{run.cell.path}`: parameters, log, outcomes,
+`checkpoints/{run.scale}/{run.suite}/{run.checkpoint}`. Its run is `results/{run.path}`: parameters, log, outcomes,
 samples; fingerprint {about["fingerprint"][:16]}. The weights are rounded to the precision of the checkpoints; the
 numbers below are those of the model before that.
 

@@ -121,7 +121,7 @@ def train_run(run: Run, scale: Scale, root: Path, processes: Processes, keep_mod
             folder = run.folder(root)
             tables.write_run(folder, outcomes, general.assign(**identity), log, state["samples"], about)
             if keep_model:
-                save_model(plain, tokenizer, tree.trained_folder(root, *run.cell), seen.pretrain.dtype)
+                save_model(plain, tokenizer, tree.trained_folder(root, *run), seen.pretrain.dtype)
                 write_card(run, about, outcomes, root)
     processes.delete_state(scratch / "state")
 
@@ -276,7 +276,7 @@ def _save_trained(job: Job) -> None:
 def _identity(run: Run, root: Path) -> dict[str, str | int]:
     """The columns of all its tables. Raises UserError if the suite does not say how many tokens the checkpoint saw."""
     tokens = tables.tokens_of(root, run.scale, run.suite, run.checkpoint)
-    return {**run.cell._asdict(), "tokens": tokens}
+    return {**run._asdict(), "tokens": tokens}
 
 
 def kept_models(runs: Iterable[Run], study: Study) -> set[Run]:

@@ -49,7 +49,7 @@ def train_runs(wanted: Sequence[Run], scale: Scale, root: Path, keep: Iterable[R
         more = f", {len(changed)} to show equal as their code changed" if changed else ""
         print(f"{there} of {len(wanted)} runs are there already, {len(todo)} to compute{more}", flush=True)
         for run in wanted:
-            if run in keep - {*todo} and not tree.trained_folder(root, *run.cell).is_dir():
+            if run in keep - {*todo} and not tree.trained_folder(root, *run).is_dir():
                 print(f"{run.name} is there, but its trained model was not kept: to have it, delete {run.folder(root)} "
                       "and compute the run again", flush=True)  # fmt: skip
     if is_launched():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -24,19 +24,8 @@ FILES = ("outcomes.parquet", "general.parquet", "training.parquet", "samples.jso
 Status = Literal["there", "code changed", "to compute"]
 
 
-@dataclass(frozen=True)
-class Run:
-    """Which run: names as in the results tree."""
-
-    scale: str
-    suite: str
-    checkpoint: str
-    recipe: str
-    seed: int
-
-    @property
-    def cell(self) -> tree.Cell:
-        return tree.Cell(self.scale, self.suite, self.checkpoint, self.recipe, self.seed)
+class Run(tree.Cell):
+    """Which run, by its names in the results tree; what it starts from, and where what it makes is."""
 
     @property
     def name(self) -> str:
@@ -47,15 +36,15 @@ class Run:
     def parent(self) -> Run | None:
         """The run whose trained model it starts from, if any."""
         parent = RECIPES[self.recipe].parent
-        return None if parent is None else replace(self, recipe=parent)
+        return None if parent is None else self._replace(recipe=parent)
 
     def folder(self, root: Path) -> Path:
         """Where its results are."""
-        return tree.run_folder(root, *self.cell)
+        return tree.run_folder(root, *self)
 
     def scratch(self, root: Path) -> Path:
         """Where its unfinished state is, and the model that others start from; not in git."""
-        return tree.scratch_folder(root, *self.cell)
+        return tree.scratch_folder(root, *self)
 
     def checkpoint_folder(self, root: Path) -> Path:
         """The checkpoint that it, or the first of its ancestors, starts from."""
