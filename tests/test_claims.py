@@ -435,6 +435,7 @@ def test_rollouts_are_compared_at_the_same_questions_and_at_as_many_answers():
     assert "after 130 steps of rollouts-5-hard" in flops.note
     assert "after 10 steps of rollouts-64-hard" in flops.note
     assert flops.verdict == "supported" and flops.effect > 20
+    assert hard.tables.startswith("outcomes, easy and hard: rollouts-5-easy/*/rl, ")
     assert hard.effect == pytest.approx(samples.effect - 100 * (int(32 * 0.16) - int(32 * 0.06)) / 32, abs=0.01)
 
 

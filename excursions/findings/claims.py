@@ -183,7 +183,8 @@ def _published(check: Check) -> dict[str, Any]:
 def _tables(check: Check) -> str:
     arms = sorted({arm for formula in check.contrasts for arm in checks.parse(formula)[1]})
     table = "general" if check.benchmark == "general" else "outcomes"
-    return f"{table}, {check.benchmark}: {', '.join(f'{suite}/*/{recipe}' for suite, recipe in arms)}"
+    benchmark = "easy and hard" if check.measured is measures.rollouts_on_hard else check.benchmark
+    return f"{table}, {benchmark}: {', '.join(f'{suite}/*/{recipe}' for suite, recipe in arms)}"
 
 
 def _attempt(measure: Callable[[], list[Contrast]]) -> dict[str, Any]:
