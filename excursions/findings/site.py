@@ -96,7 +96,7 @@ def write_into_readme(file: Path, lines: list[str]) -> None:
 
 def _multiples(tables: results.Tables) -> dict[str, dict[str, float]]:
     """suite -> checkpoint -> its tokens in multiples of Chinchilla-optimal, along pretraining."""
-    suites = sorted(tables.parameters, key=lambda suite: (suite != "main", suite))  # readers begin with the study itself
+    suites = sorted(tables.parameters, key=lambda suite: (suite != "main", suite))  # the study itself first
     found: dict[str, dict[str, float]] = {suite: {} for suite in suites}
     rows = tables.outcomes[["suite", "checkpoint", "tokens"]].drop_duplicates().sort_values("tokens")
     for suite, checkpoint, tokens in rows.itertuples(index=False):
