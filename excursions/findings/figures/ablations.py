@@ -161,7 +161,10 @@ def _over_tokens(row: Sequence[Axes], points: pd.DataFrame, words: str) -> None:
         axes.set_title(f"pass@{k}", loc="left")
         for value, here in points[points["k"] == k].groupby("value"):
             look = _sequence(len(values), values.index(value), words.format(value))
-            curve(axes, here.assign(x=here["chinchilla"].astype(float)), look)
+            mean = here[here["seed"].isna()] if "seed" in here.columns else here  # the seeds of base are one model
+            # a line ends where a checkpoint was not measured, instead of crossing the others
+            x = pd.Index(sorted({*points["chinchilla"].astype(float)}), name="x")
+            curve(axes, mean.assign(x=mean["chinchilla"].astype(float)).set_index("x").reindex(x).reset_index(), look)
         _key(axes, points, "value", words)
 
 
