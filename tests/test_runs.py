@@ -201,7 +201,7 @@ def test_parameters_and_checkpoint_decide_what_is_current(project, smoke):
     other = replace(smoke, rl=replace(smoke.rl, learning_rate=2e-4))
     assert fingerprint(rl, smoke, project) != fingerprint(rl, other, project)
     assert fingerprint(sft, smoke, project) == fingerprint(sft, other, project)
-    assert fingerprint(rl, smoke, project) != fingerprint(replace(rl, seed=1), smoke, project)
+    assert fingerprint(rl, smoke, project) != fingerprint(rl._replace(seed=1), smoke, project)
     chat = replace(smoke, questions=replace(smoke.questions, style=Style(chat=True)))
     before = fingerprint(rl, smoke, project), fingerprint(rl, chat, project)
     (project / "checkpoints/smoke/main/p88/chat_template.jinja").write_text("{{ messages }}")
