@@ -57,7 +57,7 @@ def draw_all(tables, root):
     points, changes, floors = curves.pass_at_k(tables), curves.gains(tables, pairs), tables.floors
     general, lost = curves.general(tables), curves.general_gains(tables)
     varied = {"shots": curves.varied(tables, SHOTS), "epochs": curves.varied(tables, [("main", "sft", 5.0)])}
-    varied["kl"] = curves.varied(tables, [("main", "rl", 0.0)])
+    varied["KL"] = curves.varied(tables, [("main", "rl", 0.0)])
     return {
         "checkpoints": figures.checkpoints(points, general, floors),
         "early_rl": figures.early_rl(points, changes, floors),

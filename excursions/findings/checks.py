@@ -193,13 +193,12 @@ def contrast(
     alone = {decide(one.low, one.high, bounds) for one in at}
     differ = spread is not None and spread < ALPHA
     outside = [one for one in at if not above <= one.effect <= below]
+    each = ", ".join(f"{one.effect:+.1f} at {one.checkpoint}" for one in at)
     if not outside and differ and math.isfinite(below - above) and alone != {"supported"}:
         verdict = "inconclusive"
-        note += f"; {formula} differs: " + ", ".join(f"{one.effect:+.1f} at {one.checkpoint}" for one in at)
+        note += f"; {formula} differs: {each}"
     if len(at) > 1 and 0 < len(outside) < len(at):
-        note += f"; {formula} on both sides of the margin: " + ", ".join(
-            f"{one.effect:+.1f} at {one.checkpoint}" for one in at
-        )
+        note += f"; {formula} on both sides of the margin: {each}"
         if verdict != "inconclusive" and (differ or {"supported", "not supported"} <= alone):
             verdict = "inconclusive"
     nearest = min(bounds, key=lambda bound: abs(effect - bound))

@@ -147,8 +147,12 @@ def shown(effect: float | None, low: float | None, high: float | None) -> str:
     """An effect with its interval as text."""
     if effect is None or low is None or high is None:
         return "none"
-    effect, low, high = (round(value, 1) + 0.0 for value in (effect, low, high))  # no "-0.0"
-    return f"{effect:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{tenth(effect):+.1f} [{tenth(low):+.1f}, {tenth(high):+.1f}]"
+
+
+def tenth(points: float) -> float:
+    """Rounded to a tenth of a point, as a reader sees it; never "-0.0"."""
+    return round(points, 1) + 0.0
 
 
 def shown_p(p: float | None) -> str:

@@ -16,11 +16,10 @@ import pandas as pd
 
 from excursions import recipes as known
 from excursions.findings import estimates, statistics
-from excursions.findings.estimates import ZERO_SHOT
+from excursions.findings.estimates import LATE, ZERO_SHOT, asked_throughout
 from excursions.params import RECIPES, one_of
 from excursions.results.tables import KS, ROLES, Tables, load_runs
 
-LABELS = {recipe.name: recipe.label for recipe in known.RECIPES.values()}
 ORDER = ("base", ZERO_SHOT, *RECIPES[1:])
 DIRECT = ("rl", "sft", "sft_gold", "parallel")  # trained from the checkpoint itself
 WHERE = ["scale", "suite", "checkpoint", "tokens"]
@@ -124,13 +123,6 @@ def general_gains(tables: Tables, recipes: Sequence[str] = RECIPES[1:], suite: s
 # ---- along training
 
 
-def asked_throughout(rows: pd.DataFrame, step: str = "step") -> pd.DataFrame:
-    """Rows of the questions that were asked at every step (in between fewer are), so that a change along a curve is not
-    a change of questions."""
-    asked = rows.groupby("question_id", observed=True)[step].nunique()
-    return rows[rows["question_id"].isin(asked.index[asked == asked.max()])]
-
-
 PIPELINES = {"rl": ("base", "rl"), "sft_rl": ("base", "sft", "sft_rl")}
 
 
@@ -147,7 +139,7 @@ def dynamics(tables: Tables, role: str = "easy", suite: str = "main") -> pd.Data
         for _, group in rows.groupby("checkpoint", observed=True, sort=False):
             if group["step"].max() <= 0:  # without RL there is no pipeline
                 continue
-            points = _with_seeds(asked_throughout(group, "stage_step").assign(recipe=pipeline), ["step"])
+            points = _with_seeds(asked_throughout(group, step="stage_step").assign(recipe=pipeline), ["step"])
             found.append(points[points["k"] != 8].assign(pipeline=pipeline))
     columns = [*WHERE, "recipe", "benchmark", "step", "k", "seed", "n_seeds", "n_questions", *INTERVAL, "pipeline"]
     points = _finished(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns), tables)
@@ -158,8 +150,7 @@ def dynamics(tables: Tables, role: str = "easy", suite: str = "main") -> pd.Data
 
 def _along(tables: Tables, stages: tuple[str, ...], role: str, suite: str) -> pd.DataFrame:
     """Rows of a pipeline: base (as step -2), SFT (-1), then every step of its RL; step 0 of RL after SFT is SFT."""
-    rows = tables.outcomes
-    rows = rows[(rows["suite"] == suite) & (rows["benchmark"].map(ROLES) == role)]
+    rows = _asked(tables, role, suite)
     *before, last = stages
     parts = [rows[(rows["recipe"] == last) & ((rows["step"] > 0) | (last == "rl"))]]
     for number, recipe in zip((-2, -1), before, strict=False):
@@ -194,9 +185,8 @@ def phases(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFr
     checkpoint so asked; SFT: the model that RL after SFT starts from), rl_step, measure (pass@1, pass@32, entropy),
     estimate, ci_low, ci_high (points; nats without interval).
     """
-    rows = tables.outcomes
-    rows = rows[(rows["suite"] == suite) & (rows["benchmark"].map(ROLES) == role)]
     one_of(suite, list(tables.parameters), "suite with results")
+    rows = _asked(tables, role, suite)
     log, found = logs(tables, suite), []
     for (start, first), recipe in zip(STARTS.items(), ("rl", "rl", "sft_rl"), strict=True):
         for names, group in rows[rows["recipe"].isin([recipe, first])].groupby(WHERE, observed=True):
@@ -227,16 +217,17 @@ def gaming(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFr
     the end minus the one before training), seed, n_seeds, estimate, ci_low, ci_high (percent of all samples). Empty
     where no steps were checked.
     """
-    rows = tables.outcomes
-    rows = rows[(rows["suite"] == suite) & (rows["benchmark"].map(ROLES) == role) & rows["valid"].notna()]
+    rows = _asked(tables, role, suite)
+    rows = rows[rows["valid"].notna()]
     rows = rows.assign(correct=rows["correct"].astype(float) / rows["n"], valid=rows["valid"].astype(float) / rows["n"])
     rows = rows.assign(gap=rows["correct"] - rows["valid"])
     found = []
     for names, run in rows.groupby([*WHERE, "recipe"], observed=True):
         ends, along = estimates.last_step(run), asked_throughout(run)
+        of_run = dict(zip([*WHERE, "recipe"], names, strict=True))
         parts = [(True, ends["step"].max(), ends), *((False, step, at) for step, at in along.groupby("step"))]
         for is_end, step, at in parts:
-            about = dict(zip([*WHERE, "recipe"], names, strict=True)) | {"rl_step": step, "is_end": is_end}
+            about = of_run | {"rl_step": step, "is_end": is_end}
             for measure in ("correct", "valid", "gap"):
                 value_sq = at.pivot(index="seed", columns="question_id", values=measure).dropna(axis=1)
                 if value_sq.shape[1] == 0:
@@ -245,18 +236,13 @@ def gaming(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFr
                 found.append(about | {"measure": measure, "seed": np.nan, "n_seeds": len(value_sq)} | measured)
                 single = (100 * value_sq.mean(axis=1)).items() if len(value_sq) > 1 else ()
                 found += [about | {"measure": measure, "seed": seed, "estimate": value} for seed, value in single]
-            start = run[run["step"] == 0]
-            if is_end and step > 0 and len(start):
-                after, before = (t.pivot(index="seed", columns="question_id", values="gap") for t in (at, start))
-                change = (after - before).dropna(how="all").dropna(axis=1)
-                whole = statistics.contrast([change.to_numpy()]).interval()
-                found.append(about | {"measure": "change", "seed": np.nan, "n_seeds": len(change)}
-                             | estimates.percent(whole))  # fmt: skip
+        change = estimates.change_along(run, "gap")
+        if change.size:
+            about = of_run | {"rl_step": ends["step"].max(), "is_end": True, "measure": "change", "seed": np.nan}
+            whole = statistics.contrast([change.to_numpy()]).interval()
+            found.append(about | {"n_seeds": len(change)} | estimates.percent(whole))
     columns = [*WHERE, "recipe", "rl_step", "is_end", "measure", "seed", "n_seeds", *INTERVAL]
     return _finished(pd.DataFrame(found, columns=columns), tables).astype({"is_end": bool})
-
-
-LATE = 0.75  # of the steps of a run: what it still gains after that
 
 
 def late_gains(tables: Tables, recipes: Sequence[str], role: str = "easy", suite: str = "main") -> pd.DataFrame:
@@ -264,9 +250,9 @@ def late_gains(tables: Tables, recipes: Sequence[str], role: str = "easy", suite
 
     Columns: as `gains`, without other.
     """
-    rows = tables.outcomes
-    rows = rows[(rows["suite"] == suite) & rows["recipe"].isin(recipes) & (rows["benchmark"].map(ROLES) == role)]
+    rows = _asked(tables, role, suite)
     found = []
+    rows = rows[rows["recipe"].isin(recipes)]
     for names, run in rows.groupby([*WHERE, "recipe", "benchmark"], observed=True):
         steps = np.sort(run["step"].unique())
         before = steps[(steps > 0) & (steps <= LATE * steps[-1])]
@@ -295,9 +281,7 @@ def varied(tables: Tables, arms: Sequence[tuple[str, str, float]]) -> pd.DataFra
     found = [pass_at_k(tables, []).assign(value=np.nan)]
     for suite, recipe, value in (arm for arm in arms if arm[0] in tables.parameters):
         found.append(pass_at_k(tables, [recipe], suite).assign(value=value))
-        if (
-            recipe in estimates.UNTRAINED
-        ):  # the general benchmarks are 0-shot: their answers do not change with the examples
+        if recipe in estimates.UNTRAINED:  # the general benchmarks are 0-shot, whatever the examples
             continue
         rows = tables.general
         own = rows[(rows["suite"] == suite) & (rows["recipe"] == recipe)]
@@ -318,8 +302,8 @@ def rollouts(tables: Tables, root: Path | str) -> pd.DataFrame:
     """
     found = []
     for half in filter(None, map(re.compile(r"rollouts-\d+-(easy|hard)").fullmatch, tables.parameters)):
-        suite, rows = half[0], tables.outcomes
-        rows = rows[(rows["suite"] == suite) & (rows["recipe"] == "rl") & (rows["benchmark"].map(ROLES) == half[1])]
+        suite, rows = half[0], _asked(tables, half[1], half[0])
+        rows = rows[rows["recipe"] == "rl"]
         rows = asked_throughout(rows[(rows["tokens"] == rows["tokens"].max()) & (rows["step"] > 0)])
         rl = load_runs(root, tables.scale, suite).query("recipe == 'rl'")["parameters"].iloc[0]["rl"]
         points = _finished(_with_seeds(rows.astype({"recipe": str}), ["step"]), tables)
@@ -330,20 +314,27 @@ def rollouts(tables: Tables, root: Path | str) -> pd.DataFrame:
     return points[points["k"] == 1]
 
 
-def checkpoints(points: pd.DataFrame) -> list[str]:
-    """The checkpoints of a table, along pretraining."""
-    return list(points.drop_duplicates("checkpoint").sort_values("tokens")["checkpoint"].astype(str))
+def _asked(tables: Tables, role: str, suite: str) -> pd.DataFrame:
+    """The outcomes of a suite on the benchmark of a role."""
+    rows = tables.outcomes
+    return rows[(rows["suite"] == suite) & (rows["benchmark"].map(ROLES) == role)]
+
+
+def multiples(points: pd.DataFrame) -> dict[str, str]:
+    """What figures call the checkpoints of a table, along pretraining: p08 -> 0.18×."""
+    first = points.groupby(points["checkpoint"].astype(str))["chinchilla"].first().astype(float).sort_values()
+    return {name: f"{multiple:.2g}×" for name, multiple in first.items()}
 
 
 def missing(points: pd.DataFrame, recipes: Sequence[str]) -> str:
     """Which cells of checkpoints x recipes a table does not have, in words; empty if none is missing."""
     there = set(zip(points["checkpoint"].astype(str), points["recipe"].astype(str), strict=True))
-    at = points.groupby(points["checkpoint"].astype(str))["chinchilla"].first().astype(float).sort_values()
+    names = multiples(points)
     found = []
     for recipe in recipes:
-        lacking = [f"{multiple:.2g}×" for name, multiple in at.items() if (name, recipe) not in there]
-        everywhere = lacking and len(lacking) == len(at)
-        label = LABELS.get(recipe, recipe)
+        lacking = [multiple for name, multiple in names.items() if (name, recipe) not in there]
+        everywhere = lacking and len(lacking) == len(names)
+        label = known.RECIPES[recipe].label
         found += [label if everywhere else f"{label} at {', '.join(lacking)}"] if lacking else []
     return f"Not measured yet: {'; '.join(found)}. " if found else ""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from excursions.findings import statistics
@@ -16,11 +18,27 @@ def chinchilla(tokens: pd.Series | float, parameters: int) -> pd.Series | float:
 
 ZERO_SHOT = "base_0shot"  # the checkpoint as it is, asked without examples: step 0 of what is trained from it
 UNTRAINED = ("base", ZERO_SHOT)
+LATE = 0.75  # of the steps of a run: what comes after is its last quarter
 
 
 def zero_shot(outcomes: pd.DataFrame) -> pd.DataFrame:
     """The rows of step 0 of recipes that are trained from the checkpoint itself, as recipe `base_0shot`."""
     return outcomes[outcomes["step"] == 0].assign(recipe=ZERO_SHOT)
+
+
+def asked_throughout(rows: pd.DataFrame, run: Sequence[str] = (), step: str = "step") -> pd.DataFrame:
+    """Rows of the questions that were asked at every step of a run (in between fewer are), so that a change along a
+    curve is not a change of questions. run: the columns that tell runs apart; without them the rows are of one."""
+    asked = rows.groupby([*run, "benchmark", "question_id"], observed=True)[step].transform("nunique")
+    most = asked.groupby([rows[name] for name in run], observed=True).transform("max") if run else asked.max()
+    return rows[asked == most]
+
+
+def change_along(outcomes: pd.DataFrame, value: str) -> pd.DataFrame:
+    """A column at the last step of training minus the same before it: one row per seed, one column per question."""
+    after, before = last_step(outcomes[outcomes["step"] > 0]), outcomes[outcomes["step"] == 0]
+    tables = [rows.pivot(index="seed", columns="question_id", values=value) for rows in (after, before)]
+    return (tables[0] - tables[1]).dropna(how="all").dropna(axis=1)
 
 
 def last_step(outcomes: pd.DataFrame) -> pd.DataFrame:

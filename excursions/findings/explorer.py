@@ -29,9 +29,8 @@ def all_series(root: Path | str, tables: results.Tables) -> list[list]:
     number, or "all" for the mean of all. Intervals are estimated at the last step only, for the mean of all seeds.
     """
     outcomes, general = (_named(table) for table in (tables.outcomes, tables.general))
-    steps = outcomes.groupby(RUN)["step"].transform("nunique")
-    asked = outcomes.groupby([*RUN, "benchmark", "question_id"])["step"].transform("nunique")
-    along = outcomes[(asked == steps) & (steps > 1)]  # questions of every step: a curve is of the same ones throughout
+    trained = outcomes.groupby(RUN)["step"].transform("nunique") > 1
+    along = estimates.asked_throughout(outcomes[trained], RUN)
     last = estimates.last_step(outcomes)
     measured = [_estimated(estimates.general_table(general), GENERAL), _accuracies(general)]
     for measure, column in {SOLVED: "correct", VALID: "valid"}.items():

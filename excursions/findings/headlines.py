@@ -12,7 +12,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from excursions.findings.checks import ENOUGH_SEEDS
-from excursions.findings.curves import FROM_0_TO_1
+from excursions.findings.curves import FROM_0_TO_1, multiples
 from excursions.findings.plotting import LOOKS
 
 NOWHERE = "no checkpoint has been measured with all that would be compared"
@@ -63,9 +63,9 @@ def shared(points: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
         there = rows.groupby("checkpoint", observed=True)[column].nunique()
         names = names or [name for name in tokens.index if there.get(name, 0) == points[column].nunique()]
     kept = points[points["checkpoint"].isin(names)]
-    multiples = [f"{multiple:.2g}×" for multiple in sorted(set(kept["chinchilla"].astype(float)))]
-    where = f"mean over {', '.join(multiples)}" if len(names) < len(tokens) else "mean over checkpoints"
-    return kept, f"at {multiples[0]}" if len(names) == 1 else where
+    at = ", ".join(multiples(kept).values())
+    where = f"mean over {at}" if len(names) < len(tokens) else "mean over checkpoints"
+    return kept, f"at {at}" if len(names) == 1 else where
 
 
 def onset(changes: pd.DataFrame) -> str:
@@ -259,7 +259,7 @@ def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> lis
         rows = rows.groupby("value")["estimate"].mean()
         if len(rows) > 1:  # one value is no comparison
             each = ", ".join(f"{value:g} gives {mean:.1f}" for value, mean in rows.items())
-            said.append(f"{'KL' if name == 'kl' else name}, easy problems, {where}: {each}")
+            said.append(f"{name}, easy problems, {where}: {each}")
     if not said:
         return ["No setting has been measured at several values.", ""]
     return [f"Pass@1 in %: {'; '.join(said)}.", ""]

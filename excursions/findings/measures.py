@@ -86,7 +86,7 @@ def alike_in_reward(check: Check, tables: Tables) -> list[Contrast]:
         log = log[(log["suite"] == "main") & (log["recipe"] == "rl") & (log["checkpoint"] == at)] if len(log) else log
         if not len(log):
             raise NotMeasurable(f"needs the training log of rl at {at}")
-        last = log[log["step"] > 0.75 * log.groupby("seed")["step"].transform("max")]
+        last = log[log["step"] > estimates.LATE * log.groupby("seed")["step"].transform("max")]
         reward = statistics.Spread(tuple(last.groupby("seed")["reward"].mean()))
         formula = f"reward of rl, last quarter of training at {at}"
         found.append(checks.contrast(near, formula, reward, {at: reward}, len(reward.value_s), found[0].note))
@@ -107,16 +107,14 @@ def invalid_along_training(check: Check, tables: Tables) -> list[Contrast]:
     n_seeds, shares = [], []
     for name in checks.choose(check.span, *_axis(tables)):
         at = rows[rows["checkpoint"] == name]
-        last = estimates.last_step(at)["step"]
         if at.empty or at["step"].min() > 0:
             raise NotMeasurable(f"needs rl at {name}, evaluated before its first step and after its last")
-        ends = at[(at["step"] == 0) | at.index.isin(last.index)]
         for found, derived in ((gap, 1), (more, 2)):
-            ends = ends.assign(value=((ends["correct"] - derived * ends["valid"]) / ends["n"]).astype(float))
-            table = ends.pivot(index=["step", "seed"], columns="question_id", values="value").dropna(axis=1)
-            after = table[table.index.get_level_values("step") > 0].droplevel("step")
-            found[name] = statistics.contrast([(after - table.loc[0].loc[after.index]).to_numpy()])
-        n_seeds.append(len(after))
+            value = ((at["correct"] - derived * at["valid"]) / at["n"]).astype(float)
+            change = estimates.change_along(at.assign(value=value), "value")
+            found[name] = statistics.contrast([change.to_numpy()])
+        n_seeds.append(len(change))
+        ends = at[(at["step"] == 0) | at.index.isin(estimates.last_step(at).index)]
         sums = ends.groupby(ends["step"] > 0)[["correct", "valid"]].sum().astype(float)
         first, final = (100 * (1 - sums["valid"] / sums["correct"])).fillna(0)
         shares.append(f"of what is right not derived: {first:.0f}% before training (0-shot), {final:.0f}% after it")

@@ -46,12 +46,9 @@ def combination(points: pd.DataFrame) -> Figure:
     if curves.FROM_0_TO_1 in set(points["value"]):
         note += "0 to 1: the weight grows while training. "
     note += "Shaded: 95% interval over questions and seeds. General benchmarks: accuracy minus base, mean of the six."
-    names = curves.checkpoints(points)
-    multiples = points.groupby(points["checkpoint"].astype(str))["chinchilla"].first()
-    key = [
-        Line2D([], [], color=look.color, marker=look.marker, label=f"{multiples[name]:.2g}×")
-        for name, look in ((name, _sequence(len(names), number, name)) for number, name in enumerate(names))
-    ]
+    multiples = curves.multiples(points).values()
+    looks = [_sequence(len(multiples), number, label) for number, label in enumerate(multiples)]
+    key = [Line2D([], [], color=look.color, marker=look.marker, label=look.label) for look in looks]
     bands = [Band(f"this study ({scale})", False, 5, 2.0, 0.6)]
     figure, (row,) = page(headlines.combination(points)[0], note, bands, (), [*key, SEEDS])
     for axes, (panel, name) in zip(row, (PANELS | {("general", 0): "general benchmarks"}).items(), strict=True):
@@ -73,7 +70,7 @@ def combination(points: pd.DataFrame) -> Figure:
 def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> Figure:
     """What the settings do, beside the paper's curves: rollouts, shots of base, epochs of SFT, KL.
 
-    rollouts: from `curves.rollouts`; varied: from `curves.varied`, for the keys shots, epochs and kl.
+    rollouts: from `curves.rollouts`; varied: from `curves.varied`, for the keys shots, epochs and KL.
     """
     ours, theirs = "this study", "paper (OLMo2 1B, published)"
     bands = [
@@ -91,15 +88,15 @@ def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> Fig
     figure, rows = page(headlines.ablations(rollouts, varied)[0], note, bands, (), [SEEDS])
     _rollouts(rows[:2], rollouts)
     _shots(rows[2:4], varied["shots"])
-    for axes, (name, k) in zip(rows[4], (("epochs", 1), ("epochs", 32), ("kl", 1), ("kl", 32)), strict=True):
+    for axes, (name, k) in zip(rows[4], (("epochs", 1), ("epochs", 32), ("KL", 1), ("KL", 32)), strict=True):
         table = varied[name]
         values = sorted(set(table["value"]))
         here = table[(table["role"] == "easy") & (table["k"] == k)]
         here = here[here.groupby("checkpoint", observed=True)["value"].transform("nunique") > 1]
         ends = _by_checkpoint(axes, here.assign(value=here["value"].map(values.index).astype(float)), table)
         axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
-        axes.set_title(f"{name if name == 'epochs' else 'KL'}, pass@{k}", loc="left")
-        axes.set_xlabel({"epochs": "epochs of SFT", "kl": "weight of the KL penalty"}[name])
+        axes.set_title(f"{name}, pass@{k}", loc="left")
+        axes.set_xlabel({"epochs": "epochs of SFT", "KL": "weight of the KL penalty"}[name])
         share_y([axes], SOLVED)
         end_labels(axes, ends)
     _epochs(rows[5])
@@ -170,14 +167,14 @@ def _over_tokens(row: Sequence[Axes], points: pd.DataFrame, words: str) -> None:
 
 def _by_checkpoint(axes: Axes, here: pd.DataFrame, everything: pd.DataFrame) -> list[tuple[pd.DataFrame, str, str]]:
     """One curve a checkpoint over the column value; returns the labels of their ends."""
-    names, ends = curves.checkpoints(everything), []
-    for number, name in enumerate(names):
+    names, ends = curves.multiples(everything), []
+    for number, (name, multiple) in enumerate(names.items()):
         points = here[here["checkpoint"] == name]
         if len(points):
             look = _sequence(len(names), number, name)
             curve(axes, points.assign(x=points["value"].astype(float)), look)
             mean = points[points["seed"].isna()].assign(x=lambda table: table["value"])
-            ends.append((mean, f"{points['chinchilla'].iloc[0]:.2g}×", look.color))
+            ends.append((mean, multiple, look.color))
     if here.empty:
         nothing(axes)
     return ends

@@ -180,8 +180,9 @@ def general_capabilities(general: pd.DataFrame, changes: pd.DataFrame) -> Figure
             if len(base):
                 words += f" ({base.iloc[0]:.0f} to {base.iloc[-1]:.0f}%)"
             _curves(axes, table[table["benchmark"] == name], recipes, words)
-    share_y([rows[0][0], rows[2][0]], "", from_zero=False)  # the averages lie nearer to 0 than single benchmarks
-    share_y([axes for row in rows for axes in row if axes not in (rows[0][0], rows[2][0])], "", from_zero=False)
+    averages = [rows[0][0], rows[2][0]]  # nearer to 0 than single benchmarks
+    share_y(averages, "", from_zero=False)
+    share_y([axes for row in rows for axes in row if axes not in averages], "", from_zero=False)
     for row in rows:
         row[0].set_ylabel(GAIN)
     tokens_axis([axes for row in rows for axes in row], [ours["x"], theirs["x"]])

@@ -43,7 +43,7 @@ def sharpening_or_expansion(dynamics: pd.DataFrame, logs: pd.DataFrame, changes:
     Above, the checkpoint nearest to the paper's own, stages and steps in equal distances as the paper has them; below,
     every checkpoint, with reward and entropy.
     """
-    names = curves.checkpoints(dynamics)
+    names = curves.multiples(dynamics)
     multiple = dynamics.groupby(dynamics["checkpoint"].astype(str))["chinchilla"].first()
     focus = (multiple - PAPERS_MULTIPLE).abs().idxmin() if names else ""
     here = dynamics[dynamics["checkpoint"] == focus]
@@ -73,9 +73,9 @@ def sharpening_or_expansion(dynamics: pd.DataFrame, logs: pd.DataFrame, changes:
     share_y([axes for row in rows[:2] for axes in row], SOLVED)
     for axes, labels in ends:
         end_labels(axes, labels, size=8)
-    for column, name in enumerate(names):
+    for column, (name, label) in enumerate(names.items()):
         _steps(rows[2][column], dynamics[dynamics["checkpoint"] == name])
-        rows[2][column].set_title(f"{multiple[name]:.2g}×", loc="left")
+        rows[2][column].set_title(label, loc="left")
         for row, what in ((rows[3], "reward"), (rows[4], "entropy")):
             _log(row[column], logs[logs["checkpoint"] == name], what)
     for axes in [] if names else [row[0] for row in rows[2:]]:
@@ -223,7 +223,7 @@ def _cells(axes: Axes, wide: pd.DataFrame, **colors: Any) -> None:
 def reward_gaming(points: pd.DataFrame) -> Figure:
     """Beyond the paper: right answers against derived ones, for every recipe, and along RL at every checkpoint."""
     scale = points["scale"].iloc[0] if len(points) else "nothing measured yet"
-    names, recipes = curves.checkpoints(points), [name for name in LOOKS if name in set(points["recipe"])]
+    names, recipes = curves.multiples(points), [name for name in LOOKS if name in set(points["recipe"])]
     note = (
         "Right: the final answer is, which is what the reward sees. Derived: right, and every equation is true, every "
         "operand told or derived, and the last results the answer. Shaded below: right but not derived, a guess or a "
@@ -265,8 +265,7 @@ def reward_gaming(points: pd.DataFrame) -> Figure:
     for row, recipe in zip(rows[1:], ("rl", "sft_rl"), strict=True):
         for axes, name in zip(row, names, strict=False):
             _right_and_derived(axes, along[(along["checkpoint"] == name) & (along["recipe"] == recipe)], recipe)
-            multiple = points.loc[points["checkpoint"] == name, "chinchilla"].iloc[0]
-            axes.set_title(f"{multiple:.2g}×", loc="left")
+            axes.set_title(names[name], loc="left")
         share_y(row, "samples (%)")
         for axes in row:
             axes.set_xlabel("RL step")

@@ -41,10 +41,8 @@ def effect(claim: Claim, what: str = "") -> str:
     value, low, high = (getattr(claim, f"{what}{key}") for key in ("effect", "ci_low", "ci_high"))
     if value is None:
         return ""
-    value, low, high = (
-        None if number is None else round(number, 1) + 0.0 for number in (value, low, high)
-    )  # no "-0.0"
-    return f"{value:+.1f} points" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
+    interval = "" if low is None else f" [{claims.tenth(low):.1f}, {claims.tenth(high):.1f}]"
+    return f"{claims.tenth(value):+.1f} points{interval}"
 
 
 def answer(found: list[Claim]) -> list[str]:
