@@ -80,10 +80,20 @@ def _check_notebook(args: argparse.Namespace) -> None:
         params.one_of(given, list(known), f"parameter of the notebook {name}")
         if given in NUMBERS:
             _check_number(given, value, known[given])
+        if given == "number" and hasattr(args, "study") and not value < scale_of(args).questions.test:
+            raise UserError(
+                f"--parameter number={value}: accepted: below {scale_of(args).questions.test}, as many as "
+                "are asked of a benchmark."
+            )
         if given in ("recipe", "other"):
             params.one_of(str(value), RECIPES, "recipe")
         if given == "suite" and hasattr(args, "study"):
             suite_checkpoints(args.study, args.scale, str(value), args.root)
+            if args.study.scale(args.scale, str(value)).evaluate.split not in (None, "test"):
+                raise UserError(
+                    f"--parameter suite={value}: this suite asks validation questions, to choose settings by; "
+                    "accepted: one that asks the test's. docs/calibration.md shows what was chosen."
+                )
         if given == "checkpoint" and hasattr(args, "study"):
             suite = str(args.parameters.get("suite") or "main")
             params.one_of(str(value), suite_checkpoints(args.study, args.scale, suite, args.root), "checkpoint")
@@ -216,7 +226,9 @@ def named_checkpoint(args: argparse.Namespace) -> str:
 
 def _kept_model(args: argparse.Namespace) -> Path:
     """The folder of a trained model that was kept. Raises UserError if it was not."""
-    recipe, _, seed = args.kept.partition("/")
+    recipe, named, seed = args.kept.partition("/")
+    if named and not seed:
+        raise UserError(f"--recipe {args.kept}: accepted: a recipe, or a recipe and a seed, e.g. {recipe}/seed-0.")
     params.one_of(recipe, [name for name in RECIPES if name != "base"], "recipe that trains")
     cell = (args.scale, args.suite, named_checkpoint(args), recipe)
     kept = {folder.name: folder for folder in sorted(tree.trained_folder(args.root, *cell, 0).parent.glob("seed-*"))}

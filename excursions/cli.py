@@ -18,6 +18,9 @@ from excursions.params import ENGINES, RECIPES, SEED, UserError
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+RESUMED = {"pretrain", "train", "try", "show"}  # commands that keep what they have done when they are interrupted
+
+
 class Once(argparse.Action):
     """Keeps the value of an option; given twice, it is an error, and not the last value."""
 
@@ -54,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"excursions{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("excursions: interrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        resumed = sys.argv[1:2] if argv is None else argv[:1]
+        goes_on = "the same command goes on where this one stopped" if {*resumed} & RESUMED else "nothing is kept of it"
+        print(f"excursions: interrupted; {goes_on}.", file=sys.stderr)
         return 130
     except OSError as error:
         if isinstance(error, BrokenPipeError):

@@ -21,11 +21,14 @@ def data(args: argparse.Namespace) -> None:
     from excursions.data.checks import check_data
     from excursions.data.loading import load_questions
     from excursions.data.prompts import check_round_trip, describe_prompts
+    from excursions.data.questions import build_prompt
     from excursions.data.source import open_source
     from excursions.files import write_json
     from excursions.models.suites import prepare_suite
     from excursions.tokens import read_tokenizer
 
+    if args.report and args.suite != "main":
+        raise UserError(f"--report is of the study itself, the suite main; found: --suite {args.suite}.")
     study, scale, suite = args.study, scale_of(args), args.study.checkpoint_suite(args.suite)
     found, questions = check_data(scale), load_questions(scale)
     if suite in study.public_suites:
@@ -33,7 +36,8 @@ def data(args: argparse.Namespace) -> None:
         tokenizer = read_tokenizer(str(prepare_suite(study, args.scale, suite, [first], args.root)[first]))
     else:
         tokenizer = open_source(scale).tokenizer()
-    check_round_trip(tokenizer, [text for q in questions.train[:100] for text in (q.text, *q.solutions[:1])])
+    texts = [text for q in questions.train[:100] for text in (q.text, *q.solutions[:1])]
+    check_round_trip(tokenizer, [*texts, build_prompt(texts[0], [], scale.questions)])
     print(describe_prompts(tokenizer, questions, scale.questions, scale.evaluate.shots), file=sys.stderr)
     if args.suite == "main":
         write_json(args.root / "results" / args.scale / "data.json", found)
@@ -68,12 +72,14 @@ def pretrain(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     from excursions.models.launch import leave
-    from excursions.study.one_run import kept_models
     from excursions.study.pool import train_runs
+    from excursions.study.run import kept_models, trained
 
     study, wanted = args.study, named_runs(args)
+    keep = trained(wanted) if args.keep_model else kept_models(wanted, study)
+    if args.keep_model and not keep:
+        raise UserError("--keep-model keeps trained models, and base trains none; name another --recipe.")
     make_ready(args, [run.checkpoint for run in wanted])
-    keep = set(wanted) if args.keep_model else kept_models(wanted, study)
     train_runs(wanted, scale_of(args), args.root, keep)
     leave()
 
@@ -305,7 +311,8 @@ def grade(args: argparse.Namespace) -> None:
     from excursions.grading.grade import grade_jsonl, is_correct
 
     if args.jsonl:
-        print("\n".join(str(int(correct)) for correct in grade_jsonl(args.jsonl)))
+        for correct in grade_jsonl(args.jsonl):
+            print(int(correct))
     elif args.pred is None or args.gold is None:
         raise UserError("grade needs --pred and --gold, or --jsonl FILE.")
     else:

@@ -33,6 +33,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         with _refusals(path):
             yield temporary
+        _open_up(temporary)
         _sync(temporary)
         os.replace(temporary, path)
         _sync_folder(path.parent)
@@ -46,11 +47,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     what the disk refuses, whatever library met it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    temporary.chmod(0o755)
     try:
         with _refusals(path):
             yield temporary
         for part in [*temporary.rglob("*"), temporary]:
+            _open_up(part)
             _sync_folder(part) if part.is_dir() else _sync(part)
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
         if path.exists():
@@ -65,6 +66,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _open_up(path: Path) -> None:
+    """The rights that a new file or folder has by the user's mask; safetensors and tempfile shut others out."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _sync(path: Path) -> None:
@@ -96,6 +104,11 @@ def write_json(path: Path, value: object) -> None:
     """Writes `value` as readable JSON, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def json_digest(value: object) -> str:
+    """sha256 of a value as JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:

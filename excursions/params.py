@@ -46,7 +46,7 @@ class Revision:
     """A checkpoint of a public suite."""
 
     revision: str = key("branch, tag or commit of the hub; a folder of that name in a local suite", TEXT)
-    tokens: int = key("seen in pretraining", Range(0, 10**16), "tokens")
+    tokens: int = key("seen in pretraining", Range(1, 10**16), "tokens")
 
 
 @dataclass(frozen=True)

@@ -60,3 +60,8 @@ def pretraining_scratch(root: Path | str, scale: str, suite: str) -> Path:
 def measured_file(root: Path | str, key: str) -> Path:
     """What was measured of a model, by the digest of all it depends on; not in git."""
     return Path(root) / "scratch" / "measured" / f"{key}.json"
+
+
+def questions_file(root: Path | str, key: str) -> Path:
+    """The digest of the questions of a scale, by the digest of what makes them; not in git."""
+    return Path(root) / "scratch" / "questions" / f"{key}.json"

@@ -530,7 +530,7 @@ def test_the_forest_plot_shows_every_claim(evaluated):
 
 
 def test_missing_and_damaged_claims_are_errors(tmp_path, paper_like):
-    with pytest.raises(UserError, match="early_rl.json does not exist.*dvc repro"):
+    with pytest.raises(UserError, match="early_rl.json does not exist.*excursions notebook early_rl --scale nano"):
         claims.load_claims(tmp_path, "nano")
     file = claims.claims_file(tmp_path, "nano", "early_rl")
     file.parent.mkdir(parents=True)

@@ -57,6 +57,9 @@ def test_grade_prints_one_or_zero(capsys, tmp_path):
     file.write_text('{"prediction": "#### 17", "gold": "18"}\n{"prediction": "\\\\boxed{1/2}", "gold": "0.5"}\n')
     assert main(["grade", "--jsonl", str(file)]) == 0
     assert capsys.readouterr().out == "0\n1\n"
+    file.write_text("")
+    assert main(["grade", "--jsonl", str(file)]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_sample_evaluate_and_plan_on_a_checkpoint(project, capsys):

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import resource
+import stat
 import time
 from contextlib import contextmanager
 
@@ -139,3 +140,17 @@ def test_progress_says_the_time_what_is_done_and_what_is_left():
 def test_all_but_the_first_of_several_processes_are_quiet(capsys):
     Progress("training", 1, quiet=True).step()
     assert capsys.readouterr().out == ""
+
+
+def test_files_are_open_to_those_that_the_users_mask_lets_in(tmp_path):
+    """safetensors and tempfile make files that nobody else can read."""
+    before = os.umask(0o027)
+    try:
+        with whole_file(tmp_path / "weights") as temporary:
+            save_file({"x": np.zeros(1)}, temporary)
+        with whole_folder(tmp_path / "model") as temporary:
+            save_file({"x": np.zeros(1)}, temporary / "model.safetensors")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"weights": 0o640, "model": 0o750, "model.safetensors": 0o640}

@@ -71,6 +71,11 @@ def test_results_of_other_protocols_are_not_compared(kept, tmp_path):
     (tmp_path / "others.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (about, *renamed)))
     with pytest.raises(UserError, match="they differ in the questions"):
         compare(kept[0], tmp_path / "others.jsonl")
+    (tmp_path / "other.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in (about | {"sha256": "of another set"}, *samples))
+    )
+    with pytest.raises(UserError, match="they differ in the texts of the questions or of the worked examples"):
+        compare(kept[0], tmp_path / "other.jsonl")
     nameless = [{key: value for key, value in about.items() if key != "model"}, *samples]
     for text in ("", "{}", "no JSON", json.dumps(about), "".join(json.dumps(row) + "\n" for row in nameless)):
         (tmp_path / "bad.jsonl").write_text(text)
@@ -146,3 +151,20 @@ def test_engines_answer_alike(hub_project, tmp_path, capsys):
     (_, a), (_, b) = (load_kept(tmp_path / engine) for engine in ("torch", "transformers"))
     assert sum(x["completion"] == y["completion"] for x, y in zip(a, b, strict=True)) >= 11
     assert len({row["completion"] for row in a}) > 6
+
+
+def test_the_same_ids_of_other_questions_are_told_apart(smoke, exam, kept, suite, tmp_path):
+    """At nano scale the id of a question is its place in its set."""
+    others = replace(smoke, questions=replace(smoke.questions, seed=smoke.questions.seed + 1))
+    again = protocol_exam(others, smoke.questions.easy, 1, 3, exam.evaluate)
+    assert [q.id for q in again.asked] == [q.id for q in exam.asked] and again.asked != exam.asked
+    model, tokenizer = load_model(suite / "checkpoints" / "smoke" / "main" / "p20")
+    measure(again, "p20", start_engine(smoke.engine, model, tokenizer), tokenizer, Processes(), tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match="they differ in the texts of the questions"):
+        compare(tmp_path / "a.jsonl", kept[0])
+
+
+def test_where_nothing_can_be_kept_is_told_before_anything_is_asked(smoke, exam, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):  # the engine is never asked
+        measure(exam, "p20", None, None, Processes(), tmp_path / "file" / "kept.jsonl")

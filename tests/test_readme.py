@@ -38,7 +38,7 @@ def test_those_of_the_readme_run(suite, tmp_path, monkeypatch, capsys):
     for line in lines:
         at_smoke = [re.sub(r"^p\d\d$", "p88", word) for word in line]
         if line[0] == "train" and "--keep-model" in line:
-            at_smoke += ["--recipe", "base"]
+            at_smoke += ["--recipe", "sft"]
         code = cli.main(at_smoke + (["--scale", "smoke"] if line[0] != "grade" else []))
         assert code == 0, (line, capsys.readouterr().err)
     assert (tmp_path / "folder" / "outcomes.csv").is_file()

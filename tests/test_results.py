@@ -236,7 +236,7 @@ def test_a_wrong_table_is_named_with_the_remedy(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as caught:
         results.load_outcomes(tmp_path, "nano")
     assert str(file) in str(caught.value)
-    assert f"git checkout -- {file}" in str(caught.value) and "dvc repro" in str(caught.value)
+    assert f"git checkout -- {file}" in str(caught.value) and "excursions train --scale nano" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from excursions.params import RECIPES, Style, UserError, load
 from excursions.results import tables as results
 from excursions.rollout.torch_engine import TorchEngine
 from excursions.study import code, equality, one_run, pool
-from excursions.study.one_run import kept_models, train_run, use_cores
+from excursions.study.one_run import train_run, use_cores
 from excursions.study.plan import describe_plan
 from excursions.study.pool import train_runs
-from excursions.study.run import FILES, Run, about, fingerprint, status
+from excursions.study.run import FILES, Run, about, fingerprint, kept_models, status
 from excursions.training import recipes
 
 TIMES = ["step_time", "share_rollout", "share_grading", "share_training", "sft_time"]
@@ -373,7 +373,7 @@ def test_a_run_whose_algorithm_was_edited_is_computed_again(project, smoke, chan
 
     monkeypatch.setattr(rl, "rl_gradients", tripled)
     assert equality.show_runs(changed, smoke, project) == changed[1:]
-    assert "not equal to its results (loss of step 1" in capsys.readouterr().out
+    assert "not equal to its results (loss differs by" in capsys.readouterr().out
     assert [status(run, smoke, project) for run in changed] == ["there", "code changed", "code changed"]
 
 
@@ -381,7 +381,7 @@ def test_an_edited_general_benchmark_is_measured_again(project, smoke, changed, 
     measured = equality.measure_general
     monkeypatch.setattr(equality, "measure_general", lambda *args: measured(*args).assign(correct=2))
     assert equality.show_runs(changed[:1], smoke, project) == changed[:1]
-    assert "the answers to 100.0% of the general items differ" in capsys.readouterr().out
+    assert "answers to general items differs by 1 of its value" in capsys.readouterr().out
 
 
 def test_a_null_parameter_changes_no_fingerprint(project, smoke):

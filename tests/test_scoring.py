@@ -6,7 +6,20 @@ import random
 
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, Olmo2Config, Olmo2ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+)
 
 from excursions.models import scoring
 from excursions.models.scoring import completion_logprobs
@@ -15,6 +28,7 @@ from excursions.params import UserError
 VOCAB, ROWS = 29, 32  # ids the sampler draws, rows of the embedding and the head
 SIZES = {"vocab_size": ROWS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "max_position_embeddings": 64, "initializer_range": 0.3}
+GEMMA = {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 5}
 KINDS = {
     "olmo2": (Olmo2ForCausalLM, Olmo2Config, {}),
     "olmo2, grouped": (Olmo2ForCausalLM, Olmo2Config, {"num_key_value_heads": 2}),
@@ -22,6 +36,9 @@ KINDS = {
     "olmo2, transformers' pass": (type("Other", (Olmo2ForCausalLM,), {}), Olmo2Config, {"num_key_value_heads": 2}),
     "llama": (LlamaForCausalLM, LlamaConfig, {"num_key_value_heads": 1}),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, {}),
+    # windows that are shorter than the longer prompts, and than the longer completions
+    "mistral": (MistralForCausalLM, MistralConfig, {"num_key_value_heads": 1, "sliding_window": 3}),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, GEMMA | {"layer_types": ["sliding_attention", "full_attention"]}),
 }
 
 
@@ -116,4 +133,14 @@ def test_models_that_cannot_be_packed_are_named():
     model = model_of("llama")
     model.gradient_checkpointing_enable()
     with pytest.raises(UserError, match="gradient_checkpointing_disable"):
+        completion_logprobs(model, *batch([[1], [2], [3]]))
+
+
+def test_attention_that_is_more_than_a_softmax_of_products_is_refused():
+    model = Gemma2ForCausalLM(Gemma2Config(**SIZES, **GEMMA))
+    with pytest.raises(UserError, match="Gemma2Attention attends with `softcap`"):
+        completion_logprobs(model, *batch([[1], [2], [3]]))
+    model = model_of("llama")
+    model.config.layer_types = ["chunked_attention", "full_attention"]
+    with pytest.raises(UserError, match="layers of full or sliding attention alone"):
         completion_logprobs(model, *batch([[1], [2], [3]]))

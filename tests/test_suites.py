@@ -17,6 +17,8 @@ from hub_project import write_params
 from safetensors.torch import load_file, save_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -28,7 +30,7 @@ from transformers import (
 
 from excursions import cli, params, tree
 from excursions.arguments import suite_checkpoints
-from excursions.models.model import count_parameters, load_model, weight_files
+from excursions.models.model import count_parameters, load_model, load_weights, save_weights, weight_files
 from excursions.models.processes import Processes
 from excursions.models.scoring import completion_logprobs
 from excursions.models.suites import checkpoint_folder, prepare_suite
@@ -359,6 +361,32 @@ def test_without_a_padding_token_the_end_token_is_learned(folder):
         with torch.no_grad():
             greedy_t = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1)
         assert greedy_t[2:].tolist() == [*ids[3:], tokenizer.eos_token_id]
+
+
+def tied(model):
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    return model
+
+
+def test_weights_tied_to_the_embedding_are_kept_for_the_runs_that_start_from_them(tmp_path):
+    model, other = (tied(tiny("llama", seed)) for seed in range(2))
+    save_weights(tmp_path / "trained.safetensors", model, "this run")
+    assert load_weights(tmp_path / "trained.safetensors", other, "this run")
+    assert other.lm_head.weight is other.model.embed_tokens.weight
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_a_model_that_does_not_say_how_long_a_context_is_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    BloomForCausalLM(BloomConfig(vocab_size=config["vocab_size"], hidden_size=16, n_layer=1, n_head=2)).save_pretrained(
+        folder
+    )
+    with pytest.raises(UserError, match="does not say how many tokens BloomForCausalLM may read.*max_position_emb"):
+        load_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    assert load_model(folder)[0].config.max_position_embeddings == 64
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

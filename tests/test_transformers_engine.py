@@ -7,15 +7,21 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     PreTrainedTokenizerFast,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 from excursions.params import UserError
@@ -68,6 +74,14 @@ def assert_same(found, expected, atol=1e-4):
     for one, other in zip(sum(found, []), sum(expected, []), strict=True):
         assert (one.token_ids, one.stop_reason) == (other.token_ids, other.stop_reason)
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=atol)
+
+
+def test_an_architecture_that_goes_on_from_elsewhere_than_its_cache_is_refused():
+    with pytest.raises(UserError, match="RwkvForCausalLM cannot be sampled step by step .* differ by .* nats"):
+        TransformersEngine(tiny(RwkvForCausalLM, RwkvConfig), words())
+    mamba = tiny(MambaForCausalLM, MambaConfig, initializer_range=0.3)
+    with pytest.raises(UserError, match="MambaForCausalLM cannot be sampled step by step"):
+        TransformersEngine(mamba, words())
 
 
 @pytest.mark.parametrize("temperature", [0, 0.6, 1.0])
@@ -132,8 +146,15 @@ def test_prompts_that_begin_alike_are_computed_once_and_sampled_alike(model, mon
         assert_same([found[p]], one_by_one)
 
 
-def test_a_model_with_sliding_windows_is_sampled_as_it_is():
-    model = tiny(MistralForCausalLM, MistralConfig, num_key_value_heads=2, sliding_window=8)
+WINDOWED = [
+    (MistralForCausalLM, MistralConfig, {"num_key_value_heads": 2, "sliding_window": 8}),
+    (GPTNeoForCausalLM, GPTNeoConfig, {"window_size": 8, "attention_types": [[["global", "local"], 1]]}),
+]
+
+
+@pytest.mark.parametrize(("architecture", "config", "changes"), WINDOWED)
+def test_a_model_with_sliding_windows_is_sampled_as_it_is(architecture, config, changes):
+    model = tiny(architecture, config, **changes)
     common = prompts_of(66)[0]
     prompts = [common + [5, 6, 7], common + [8], *prompts_of(9)]
     engine = TransformersEngine(model, words(), max_batch_tokens=200)  # several batches

@@ -66,6 +66,11 @@ def test_a_try_runs_beside_the_study_and_is_compared_with_it(project, suite, cap
     assert "- learning_rate: 0.0002, + learning_rate: 0.0004" in capsys.readouterr().err
     assert main(["watch", *where, "lr2"]) == 0
     shown = capsys.readouterr().out.splitlines()
+    for name, pair in (("drawn", "questions.seed=1"), ("renamed", "questions.easy=leicht")):
+        assert main(arguments(project, pair, name=name)) == 0
+        assert main(["compare", *where, name]) == 2
+        said = f"the try {name} ({pair.replace('=', ' ')} (study:"
+        assert said in (told := capsys.readouterr().err) and "was asked other questions than the study" in told
     assert len(shown) == 3 and shown[2].startswith("step 2/2  reward") and "no signal" in shown[2]
 
 
@@ -104,6 +109,7 @@ def test_a_comparison_is_paired(tmp_path):
     """Of one and the same run the difference is 0 and so is its interval; of a better one it is that of the means."""
     make_study(tmp_path, checkpoints=["p88"], recipes=["rl"])
     raw = read_study(checkpoints=["p88"], recipes=["rl"], seeds=[0])
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
     for name, shift in (("same", 0.0), ("better", 1.0)):
         home = make_study(tmp_path / "tries" / name, checkpoints=["p88"], recipes=["rl"], shift=shift)
         (home / "params.yaml").write_text(yaml.safe_dump(raw))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
-from excursions.data.questions import Question, QuestionSet
+from excursions.data.questions import Question, QuestionSet, first_of_each
 from excursions.data.source import open_source
 from excursions.params import Scale, UserError
 
@@ -25,19 +26,14 @@ def asked_questions(scale: Scale, split: str, per_benchmark: int) -> list[Questi
 def few_shot_examples(scale: Scale, shots: int) -> tuple[Question, ...]:
     """The first `shots` worked examples of each benchmark that has any; all of one that has fewer (4 of MATH, whose
     are long). Raises UserError if none has so many."""
-    counts: dict[str, int] = {}
-    found = []
-    for example in load_questions(scale).examples:
-        counts[example.benchmark] = counts.get(example.benchmark, 0) + 1
-        if counts[example.benchmark] <= shots:
-            found.append(example)
-    most = max(counts.values(), default=0)
+    examples = load_questions(scale).examples
+    most = max(Counter(example.benchmark for example in examples).values(), default=0)
     if shots > most:
         raise UserError(
             f"{shots} worked examples are asked for (evaluate.shots, or --shots), and there are {most} of a benchmark; "
             f"accepted: at most {most}."
         )
-    return tuple(found)
+    return tuple(first_of_each(examples, shots))
 
 
 def examples_for(question: Question, examples: Sequence[Question]) -> list[Question]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from excursions.params import Questions
@@ -30,6 +31,17 @@ class QuestionSet:
     validation: tuple[Question, ...]
     test: tuple[Question, ...]
     examples: tuple[Question, ...]
+
+
+def first_of_each(questions: Iterable[Question], number: int) -> list[Question]:
+    """The first `number` questions of each benchmark, in their order; all of one that has fewer."""
+    seen: Counter[str] = Counter()
+    found = []
+    for question in questions:
+        seen[question.benchmark] += 1
+        if seen[question.benchmark] <= number:
+            found.append(question)
+    return found
 
 
 def build_prompt(text: str, examples: Sequence[Question], params: Questions) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -14,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from excursions.data.general import GeneralTasks
 from excursions.data.loading import asked_questions, digest, examples_for, few_shot_examples
 from excursions.data.prompts import check_lengths, prompt_ids
-from excursions.data.questions import Question
+from excursions.data.questions import Question, first_of_each
 from excursions.data.source import open_source
 from excursions.evaluation import general
+from excursions.files import json_digest
 from excursions.models.processes import Processes
 from excursions.params import Evaluate, Questions, Scale
 from excursions.rollout.rewards import grade_completions
@@ -50,19 +49,15 @@ class Exam:
         """Of everything that its result depends on besides the model and the code."""
         about = [digest(self.asked), digest(self.examples), asdict(self.questions), asdict(self.evaluate)]
         kept = sorted(self.kept & {q.id for q in self.asked})
-        return hashlib.sha256(json.dumps([*about, kept], sort_keys=True).encode()).hexdigest()
+        return json_digest([*about, kept])
 
 
 def make_exam(scale: Scale, split: str, per_benchmark: int, shots: int) -> Exam:
     """The first questions of each benchmark of a split, after `shots` worked examples (paper: 8 for base, else 0)."""
     asked = tuple(asked_questions(scale, split, per_benchmark))
-    kept, seen = set(), dict.fromkeys({q.benchmark for q in asked}, 0)
-    for q in asked:
-        seen[q.benchmark] += 1
-        if seen[q.benchmark] <= scale.evaluate.kept_questions:
-            kept.add(q.id)
+    kept = frozenset(q.id for q in first_of_each(asked, scale.evaluate.kept_questions))
     examples = few_shot_examples(scale, shots)
-    return Exam(asked, examples, scale.questions, scale.evaluate, frozenset(kept), open_source(scale).check_steps())
+    return Exam(asked, examples, scale.questions, scale.evaluate, kept, open_source(scale).check_steps())
 
 
 def measure_outcomes(

@@ -10,6 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from excursions.data.loading import load_questions
+from excursions.data.loading import digest, load_questions
 from excursions.data.public import load_benchmark
 from excursions.data.questions import Question
 from excursions.data.source import open_source
@@ -33,7 +34,7 @@ from excursions.rollout.sampler import Sampler
 KS = (1, 8, 32)
 PART = 16  # questions asked at a time, between two signs of progress
 PROMPT_KEYS = ("prompt", "separator", "stop", "style")  # of the block `questions`: how a prompt is written
-ASKED = ("benchmark", "questions", "shots", "samples", "temperature", "max_new_tokens", "seed", "prompts")
+ASKED = ("benchmark", "questions", "shots", "samples", "temperature", "max_new_tokens", "seed", "prompts", "sha256")
 
 
 def protocol_exam(scale: Scale, benchmark: str, shots: int, questions: int | None, params: Evaluate) -> Exam:
@@ -80,16 +81,22 @@ def measure(
         "max_new_tokens": params.max_new_tokens,
         "seed": params.seed,
         "prompts": {key: value for key, value in asdict(exam.questions).items() if key in PROMPT_KEYS},
+        "sha256": digest([*exam.asked, *exam.examples]),
     }
     samples: list[dict] = []
     parts = exam.parts(PART)
-    with Progress(f"{model} on {about['benchmark']}", len(parts), quiet=not processes.is_main, say=_say) as progress:
+    with ExitStack() as stack:
+        if keep is not None and processes.is_main:  # opened first: what cannot be written is told before the work
+            kept = stack.enter_context(stack.enter_context(whole_file(keep)).open("w", encoding="utf-8"))
+            kept.write(json.dumps(about) + "\n")
+        title = f"{model} on {about['benchmark']}"
+        progress = stack.enter_context(Progress(title, len(parts), quiet=not processes.is_main, say=_say))
         for part in parts:
-            samples += measure_outcomes(part, engine, tokenizer, processes)[1]
+            rows = measure_outcomes(part, engine, tokenizer, processes)[1]
+            samples += rows
+            if keep is not None and processes.is_main:
+                kept.writelines(json.dumps(row) + "\n" for row in rows)
             progress.step()
-    if keep is not None and processes.is_main:
-        with whole_file(keep) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in (about, *samples)), encoding="utf-8")
     return about | summary(samples)
 
 
@@ -138,7 +145,9 @@ def compare(a: Path, b: Path) -> dict:
     Raises UserError if the two were not asked the same.
     """
     (about_a, samples_a), (about_b, samples_b) = load_kept(a), load_kept(b)
-    unlike = [f"{key} ({about_a[key]} and {about_b[key]})" for key in ASKED if about_a[key] != about_b[key]]
+    unlike = [f"{key} ({about_a[key]} and {about_b[key]})" for key in ASKED[:-1] if about_a[key] != about_b[key]]
+    if about_a["sha256"] != about_b["sha256"]:  # ids alone are not enough: at nano scale they are numbers
+        unlike.append("the texts of the questions or of the worked examples")
     ids = [list(dict.fromkeys(row["question_id"] for row in samples)) for samples in (samples_a, samples_b)]
     if unlike or ids[0] != ids[1]:
         raise UserError(

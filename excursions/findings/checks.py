@@ -107,6 +107,7 @@ class Check:
     above: float | None = None
     below: float | None = None
     each: bool = False  # has to hold at each checkpoint of the span, not on their mean
+    along_training: bool = False  # compares the steps of runs, and not only what they end with
     level: float = 0.0  # percent that the best recipe has to reach at a checkpoint for a comparison to mean something
     # What is not such a contrast brings its own measure, on ours and on theirs, and says what it is.
     effect: str = ""
@@ -193,7 +194,7 @@ def contrast(
     alone = {decide(one.low, one.high, bounds) for one in at}
     differ = spread is not None and spread < ALPHA
     outside = [one for one in at if not above <= one.effect <= below]
-    each = ", ".join(f"{one.effect:+.1f} at {one.checkpoint}" for one in at)
+    each = ", ".join(f"{one.effect:+z.1f} at {one.checkpoint}" for one in at)
     if not outside and differ and math.isfinite(below - above) and alone != {"supported"}:
         verdict = "inconclusive"
         note += f"; {formula} differs: {each}"

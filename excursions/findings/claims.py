@@ -126,7 +126,8 @@ def load_claims(root: Path | str, scale: str) -> list[Claim]:
         odd = keys.listed(sorted({*order} ^ {claim.id for claim in found}) or ["one is there twice"])
         raise UserError(
             f"the files of {claims_file(root, scale, FIGURES[0]).parent} do not hold the claims of this code, each "
-            f"once: {odd}. Make them with `dvc repro`."
+            f"once: {odd}. Make each with `excursions notebook NAME --scale {scale}`, or all with "
+            f"`dvc repro`."
         )
     return _adjusted(sorted(found, key=lambda claim: order[claim.id]))
 
@@ -134,7 +135,8 @@ def load_claims(root: Path | str, scale: str) -> list[Claim]:
 def load_claims_of(root: Path | str, scale: str, figure: str) -> list[Claim]:
     """The claims that the notebook of one figure wrote. Raises UserError where there are none."""
     file = claims_file(root, scale, figure)
-    remedy = f"Bring it back with `git checkout -- {file}`, or make it with `dvc repro`."
+    again = f"excursions notebook {figure} --scale {scale}"
+    remedy = f"Bring it back with `git checkout -- {file}`, or make it with `{again}`."
     try:
         return CLAIMS.validate_json(file.read_bytes())
     except FileNotFoundError:
@@ -147,12 +149,7 @@ def shown(effect: float | None, low: float | None, high: float | None) -> str:
     """An effect with its interval as text."""
     if effect is None or low is None or high is None:
         return "none"
-    return f"{tenth(effect):+.1f} [{tenth(low):+.1f}, {tenth(high):+.1f}]"
-
-
-def tenth(points: float) -> float:
-    """Rounded to a tenth of a point, as a reader sees it; never "-0.0"."""
-    return round(points, 1) + 0.0
+    return f"{effect:+z.1f} [{low:+z.1f}, {high:+z.1f}]"  # z: never "-0.0"
 
 
 def shown_p(p: float | None) -> str:

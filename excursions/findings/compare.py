@@ -10,9 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from excursions import params, tree
+from excursions.data.loading import load_questions
+from excursions.data.source import open_source
 from excursions.files import read_json
 from excursions.findings import curves, estimates, plotting
-from excursions.params import UserError
+from excursions.params import Study, UserError
 from excursions.results import schemas, tables
 
 NOTE = "Intervals of 95%, paired on the questions; from one seed they do not hold for other training runs."
@@ -43,8 +45,10 @@ def compare(root: Path, name: str) -> tuple[pd.DataFrame, str]:
                 raise UserError(f"{run} has no results; `{_command(home, scale, *cell)}` computes them.")
             rows.append(estimates.last_step(tables.load_files([run], "outcomes")).assign(arm=arm))
         differ = _difference(*(_flat(found[arm]["parameters"]) for arm in ("try", "study")))
+    table = pd.concat(rows).astype({"benchmark": str})
+    _check_pairs(table, study, params.load(root / "params.yaml"), f"{name} ({differ})")
     points = []
-    for benchmark, group in pd.concat(rows).astype({"benchmark": str}).groupby("benchmark"):
+    for benchmark, group in table.groupby("benchmark"):
         for k in (k for k in tables.KS if k <= group["n"].min()):
             values = estimates.per_question(group, k, ["arm", "seed"])
             a, b = values.loc["try"], values.loc["study"]
@@ -52,6 +56,23 @@ def compare(root: Path, name: str) -> tuple[pd.DataFrame, str]:
             counts = {"benchmark": benchmark, "k": k, "n_questions": values.shape[1]}
             points.append(counts | means | curves.difference(a, b))
     return pd.DataFrame(points), differ
+
+
+def _check_pairs(table: pd.DataFrame, own: Study, study: Study, name: str) -> None:
+    """Raises UserError if a try was asked other questions than the study: there are no pairs."""
+    asked = [set(rows["question_id"]) for _, rows in table.groupby("arm")]
+    common = set.intersection(*asked)
+    scales = [of.scale(own.scales[0]).of(own.recipes[0]) for of in (own, study)]
+    texts = []
+    if open_source(scales[1]).made_here:  # where questions are not made here, their ids come from their texts
+        for scale in scales:
+            pools = vars(load_questions(scale)).values()
+            texts.append({q.id: (q.text, q.answer) for pool in pools for q in pool if q.id in common})
+    if common not in asked or texts and texts[0] != texts[1]:  # the first questions alone are pairs, too
+        raise UserError(
+            f"the try {name} was asked other questions than the study, so that the two cannot be paired; accepted: a "
+            "change that leaves the questions as they are."
+        )
 
 
 def _command(home: Path, scale: str, checkpoint: str, recipe: str, seed: int) -> str:

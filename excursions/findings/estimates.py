@@ -118,6 +118,6 @@ def _in_common(table: pd.DataFrame, about: str) -> pd.DataFrame:
     if common.shape[1] == 0:
         raise UserError(
             f"results of {about}: the runs compared have no question in common, so they come from different "
-            f"test sets. Delete the folders of the older ones and run `dvc repro`."
+            f"test sets. Delete the folders of the older ones and compute them again with `excursions train`."
         )
     return common

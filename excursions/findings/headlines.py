@@ -39,7 +39,7 @@ def span(changes: pd.DataFrame) -> str:
     """The smallest and the largest change."""
     if not len(changes):
         return "no points"
-    return f"{changes['estimate'].min():+.1f} to {changes['estimate'].max():+.1f} points"
+    return f"{changes['estimate'].min():+z.1f} to {changes['estimate'].max():+z.1f} points"
 
 
 def pick(changes: pd.DataFrame, recipe: str, other: str, k: int, role: str = "easy") -> pd.DataFrame:
@@ -137,7 +137,7 @@ def general_capabilities(changes: pd.DataFrame) -> list[str]:
     average = changes[changes["benchmark"] == "average"]
     compared, where = shared(average, "recipe")
     means = compared.groupby("recipe", sort=False)["estimate"].mean()
-    said = ", ".join(f"{_name(recipe)} {value:+.1f}" for recipe, value in means.items())
+    said = ", ".join(f"{_name(recipe)} {value:+z.1f}" for recipe, value in means.items())
     each = "; ".join(
         f"{_name(recipe)} {moved(settled(rows))}" for recipe, rows in average.groupby("recipe", sort=False)
     )

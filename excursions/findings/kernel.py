@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,17 +26,19 @@ LONGEST_TEMPDIR = 70
 SETTINGS = ("PYTHON", "IPYTHON", "JUPYTER", "MPL", "MATPLOTLIB")
 
 
-def execute(notebook: Path, parameters: Mapping[str, object]) -> NotebookNode:
+def execute(
+    notebook: Path, parameters: Mapping[str, object], meanwhile: Callable[[], None] = lambda: None
+) -> NotebookNode:
     """Runs all cells in the notebook's own folder. Several notebooks may run at once.
 
-    parameters: values for the cell tagged `parameters`. Raises UserError for a cell that fails, and for a kernel that
-    dies.
+    parameters: values for the cell tagged `parameters`. meanwhile: is called while the kernel starts. Raises UserError
+    for a cell that fails, and for a kernel that dies.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     try:
-        with _own_kernel(notebook.parents[1]) as manager:
+        with _own_kernel(notebook.parents[1], meanwhile) as manager:
             return papermill.execute_notebook(
                 notebook,
                 None,
@@ -61,7 +63,7 @@ def execute(notebook: Path, parameters: Mapping[str, object]) -> NotebookNode:
 
 
 @contextlib.contextmanager
-def _own_kernel(root: Path) -> Iterator[type]:
+def _own_kernel(root: Path, meanwhile: Callable[[], None]) -> Iterator[type]:
     """A class of kernel managers for one notebook: sockets, settings and kernel spec that nothing else shares or sets.
 
     root: the project's folder, whose ignored scratch/ keeps what matplotlib knows of the fonts: to look for them again
@@ -100,5 +102,6 @@ def _own_kernel(root: Path) -> Iterator[type]:
             async def start_kernel(self, **how: object) -> None:  # type: ignore[override]  # asynchronous there too
                 kept = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
                 await super().start_kernel(**how, env=kept | own)
+                meanwhile()
 
         yield Manager

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from excursions.findings import pages
 from excursions.findings.kernel import execute
 from excursions.params import UserError
 
@@ -36,7 +35,10 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
     """
     root, parameters = Path(root).resolve(), dict(parameters or {})
     suite = parameters.get("suite", "main")
-    executed = execute(root / "notebooks" / f"{name}.ipynb", {"scale": scale, "root": ".."} | parameters)
+    file, given = root / "notebooks" / f"{name}.ipynb", {"scale": scale, "root": ".."} | parameters
+    executed = execute(file, given, meanwhile=_import_ahead)
+    from excursions.findings import pages
+
     lead, body = _lead(_body(executed))
     report = root / "reports" / scale / (f"{name}.html" if suite == "main" else f"{name}_{suite}.html")
     pages.write_page(
@@ -56,9 +58,19 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
     return report
 
 
+def _import_ahead() -> None:
+    """What makes the page takes seconds to import, as long as a kernel takes to start on a core of its own."""
+    from nbconvert import HTMLExporter  # noqa: F401
+    from pygments.formatters import HtmlFormatter  # noqa: F401
+
+    from excursions.findings import pages  # noqa: F401
+
+
 def _body(executed: NotebookNode) -> str:
     """The cells as HTML, without times, paths and numbers of execution."""
     from nbconvert import HTMLExporter
+
+    from excursions.findings import pages
 
     for number, cell in enumerate(executed.cells):
         cell.id = f"cell-{number}"  # papermill gives the cell it adds a random one

@@ -80,5 +80,5 @@ def verdicts(claims: list[Claim]) -> HTML:
 
 def _interval(row: dict) -> str:
     if pd.isna(row.get("ci_low")):
-        return f"{row['estimate']:.1f}"
-    return f"{row['estimate']:.1f}\N{NO-BREAK SPACE}[{row['ci_low']:.1f},\N{NO-BREAK SPACE}{row['ci_high']:.1f}]"
+        return f"{row['estimate']:z.1f}"
+    return f"{row['estimate']:z.1f}\N{NO-BREAK SPACE}[{row['ci_low']:z.1f},\N{NO-BREAK SPACE}{row['ci_high']:z.1f}]"

@@ -20,7 +20,6 @@ from excursions.findings.claims import Claim
 from excursions.findings.sentences import CHECKS
 from excursions.results import tables as results
 
-ALONG = ("more-rollouts-by-samples", "fewer-rollouts-by-flops", "rollouts-matter-on-hard")  # compared along training
 BLOCK = re.compile(r"(<!-- what came out, written by `excursions site` -->\n).*?(\n<!-- to here -->)", re.S)
 
 
@@ -110,14 +109,15 @@ def _rows_behind(claim: Claim) -> dict[str, object]:
     parsed = [checks.parse(formula) for formula in check.contrasts]
     arms = [arm for _, signs in parsed for arm in signs]
     gaming = check.measured is measures.invalid_along_training
-    along = gaming or check.id in ALONG
     k = 1 if gaming else parsed[0][0]
     return {
         "claim": claim.claim,
         "page": claim.figure,
-        "axis": "steps" if along else "tokens",
-        "checkpoint": claim.contrasts[0].points[0].checkpoint if along and claim.contrasts else "",
-        "seed": "each" if along or check.measured in (measures.seed_spread, measures.alike_in_reward) else "all",
+        "axis": "steps" if check.along_training else "tokens",
+        "checkpoint": claim.contrasts[0].points[0].checkpoint if check.along_training and claim.contrasts else "",
+        "seed": "each"
+        if check.along_training or check.measured in (measures.seed_spread, measures.alike_in_reward)
+        else "all",
         "measure": explorer.NOT_DERIVED if gaming else explorer.GENERAL if k is None else explorer.SOLVED,
         "role": check.benchmark,
         "k": k or 0,

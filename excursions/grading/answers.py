@@ -187,7 +187,7 @@ def _is_heading(line: str, last: bool) -> bool:
         return True
     if number is not None or _VALUE.search(line):
         return not last and (_DOING.match(line) is not None or not _SAYS.search(line))
-    if len(line.split()) > 5 or line.endswith(":") or ": " in line:
+    if len(line.split()) > 5 or ": " in line:
         return True
     return not last and (not re.search(r"[\d\\=]", line) or _DOING.match(line) is not None)
 

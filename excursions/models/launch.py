@@ -7,8 +7,6 @@ import sys
 import threading
 import time
 
-import torch
-
 
 def is_launched() -> bool:
     """Whether a launcher started this process as one of several."""
@@ -22,6 +20,8 @@ def is_first() -> bool:
 
 def relaunch(count: int) -> None:
     """Starts this very command again as `count` processes, by accelerate's launcher, in place of this process."""
+    import torch
+
     kind = [] if torch.cuda.is_available() else ["--multi_gpu"]  # the launcher's word for several of them, on a CPU too
     options = ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(count), *kind, *options]
@@ -32,7 +32,8 @@ def relaunch(count: int) -> None:
 def leave() -> None:
     """Ends the connection to the other processes, as the last thing: without it gloo's threads, still at work while
     Python exits, abort a process now and then, and its launcher reports a failure."""
-    if torch.distributed.is_initialized():
+    torch = sys.modules.get("torch")  # a process that has not imported it is connected to none
+    if torch is not None and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 

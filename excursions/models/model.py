@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from excursions.files import whole_file, whole_folder
+from excursions.models.weights import first_line, remedy, weight_files
 from excursions.params import Model, UserError
 from excursions.tokens import read_tokenizer
 
@@ -53,10 +54,10 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     A tokenizer without a padding token pads with its end token: every loss masks padding by position, so the end
     token is learned all the same. Raises UserError if the folder is missing, a file of it is missing or damaged, the
-    weights do not fit config.json, or the tokenizer does not fit the model.
+    weights do not fit config.json, that does not say how long a context is, or the tokenizer does not fit the model.
     """
     if not (folder / "config.json").is_file():
-        raise UserError(f"The checkpoint {folder} has no file config.json. {_remedy(folder)}")
+        raise UserError(f"The checkpoint {folder} has no file config.json. {remedy(folder)}")
     weight_files(folder)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its table of weights that do not fit is our one sentence
@@ -65,7 +66,7 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except Exception as error:  # what a damaged file raises depends on where in transformers it is met
-        raise UserError(f"The checkpoint {folder} is damaged ({_first_line(error)}). {_remedy(folder)}") from None
+        raise UserError(f"The checkpoint {folder} is damaged ({first_line(error)}). {remedy(folder)}") from None
     finally:
         transformers_logging.set_verbosity(verbosity)
     # transformers would go on, with random numbers for weights that are missing or of another shape
@@ -74,10 +75,15 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise UserError(
                 f"The checkpoint {folder} does not fit its config.json: it {what.format(keys[0] + more)}. "
-                f"{_remedy(folder)}"
+                f"{remedy(folder)}"
             )
     if not all(torch.isfinite(p).all() for p in model.parameters()):
-        raise UserError(f"The checkpoint {folder} is damaged (weights that are not finite). {_remedy(folder)}")
+        raise UserError(f"The checkpoint {folder} is damaged (weights that are not finite). {remedy(folder)}")
+    if not isinstance(getattr(model.config, "max_position_embeddings", None), int):
+        raise UserError(
+            f"{folder / 'config.json'} does not say how many tokens {type(model).__name__} may read; accepted: the key "
+            "max_position_embeddings, a whole number. Add it, if the architecture has another name for it, or no limit."
+        )
     return model.eval(), _load_tokenizer(folder, model.get_input_embeddings().weight.shape[0])
 
 
@@ -89,12 +95,12 @@ def _load_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerBase:
         raise
     except Exception as error:  # the tokenizers library raises nothing more special
         raise UserError(
-            f"The checkpoint {folder} is damaged (tokenizer: {_first_line(error)}). {_remedy(folder)}"
+            f"The checkpoint {folder} is damaged (tokenizer: {first_line(error)}). {remedy(folder)}"
         ) from None
     if len(tokenizer) > rows:
         raise UserError(
             f"The tokenizer of {folder} has {len(tokenizer)} tokens, but the model's embedding only {rows} rows: it is "
-            f"the tokenizer of another model. {_remedy(folder)}"
+            f"the tokenizer of another model. {remedy(folder)}"
         )
     return tokenizer
 
@@ -110,10 +116,10 @@ def import_gguf(file: Path, folder: Path) -> None:
         read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except ImportError as error:
-        raise UserError(f"{file} could not be read ({_first_line(error)}): `pip install gguf`.") from None
+        raise UserError(f"{file} could not be read ({first_line(error)}): `pip install gguf`.") from None
     except Exception as error:  # of three libraries
         raise UserError(
-            f"{file} could not be read ({_first_line(error)}); accepted: a GGUF file of an architecture that "
+            f"{file} could not be read ({first_line(error)}); accepted: a GGUF file of an architecture that "
             f"transformers reads."
         ) from None
     config = copy.deepcopy(read.config)
@@ -121,43 +127,6 @@ def import_gguf(file: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(read.state_dict())
     save_model(model, tokenizer, folder, "float32")
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that make a checkpoint: its weights, tokenizer.json and config.json.
-
-    Weights are what transformers would load: model.safetensors, or its index and shards, or the same as
-    pytorch_model.bin. Raises UserError naming a file that is missing.
-    """
-    files = [folder / "model.safetensors"]
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            files = [folder / name]
-            break
-        if index.is_file():
-            try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{index} is damaged ({_first_line(error)}). {_remedy(folder)}") from None
-            files = [index, *(folder / shard for shard in shards)]
-            break
-    files += [folder / "tokenizer.json", folder / "config.json"]
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"The checkpoint {folder} has no file {file.name}. {_remedy(folder)}")
-    return files
-
-
-def _remedy(folder: Path) -> str:
-    return (
-        f"Restore it (`git checkout -- {folder}`; if it was downloaded, delete the folder and start again), "
-        f"or train it again with `excursions pretrain`."
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str) -> None:
@@ -177,7 +146,8 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 def save_weights(file: Path, model: torch.nn.Module, about: str) -> None:
     """Writes a model's weights alone, whole or not at all, with a line `about` what they are."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # clones, as safetensors refuses embeddings that are tied to the head
+    weights = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
     with whole_file(file) as temporary:
         safetensors.torch.save_file(weights, temporary, metadata={"about": about})
 

@@ -228,10 +228,12 @@ def _transformers_logits(model: nn.Module, packed: Packed) -> Tensor:
             "gradient checkpointing would compute attention again without its packing: "
             "turn it off (model.gradient_checkpointing_disable())"
         )
-    if not model._supports_attention_backend:
+    other_layers = {*(getattr(model.config, "layer_types", None) or ())} - {"full_attention", "sliding_attention"}
+    if not model._supports_attention_backend or other_layers:
         raise UserError(
             f"{type(model).__name__} does not let its attention be replaced, which computing a prompt once for all its "
-            "completions takes; accepted: architectures with transformers' attention interface"
+            "completions takes; accepted: architectures with transformers' attention interface and layers of full or "
+            "sliding attention alone"
         )
     before = model.config._attn_implementation
     model.config._attn_implementation = "packed"
@@ -243,9 +245,27 @@ def _transformers_logits(model: nn.Module, packed: Packed) -> Tensor:
 
 
 def _packed_attention(
-    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, attention_mask: None, *, scaling: float, packed: Packed, **_
+    module: nn.Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    packed: Packed,
+    sliding_window: int | None = None,
+    **others,
 ) -> tuple[Tensor, None]:
-    """The same on any device: (1, H, n, D) -> (1, n, H, D). The rows get copies of their prompt's keys and values."""
+    """The same on any device: (1, H, n, D) -> (1, n, H, D). The rows get copies of their prompt's keys and values.
+
+    sliding_window: so many tokens a token of this layer attends to, itself among them; None: to all before it.
+    """
+    for name in ("softcap", "s_aux"):  # what some architectures do to the scores themselves
+        if others.get(name) is not None:
+            raise UserError(
+                f"{type(module).__name__} attends with `{name}`, which is not scored here; accepted: attention by the "
+                "softmax of scaled products."
+            )
     q, k, v = (z[0].transpose(0, 1) for z in (q, k, v))
     out = torch.zeros_like(q)
     prompt = [z[packed.prompt_ps] for z in (k, v)]
@@ -255,9 +275,17 @@ def _packed_attention(
     causal_tt = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=q.device).tril()
     is_prompt_bts = packed.is_prompt_ps[packed.owner_b][:, None].expand(-1, n_tokens, -1)
     seen_bts = torch.cat([is_prompt_bts, causal_tt.expand(len(is_prompt_bts), -1, -1)], 2)
+    of_prompt: dict[str, object] = {"is_causal": True}
+    if sliding_window is not None and int(packed.position_n.max()) >= sliding_window:
+        at_ps, at_bt = packed.position_n[packed.prompt_ps], packed.position_n[packed.row_bt]
+        at_bs = torch.cat([at_ps[packed.owner_b], at_bt], 1)
+        seen_bts = seen_bts & (at_bt[:, :, None] - at_bs[:, None] < sliding_window)
+        distance_pss = at_ps[:, :, None] - at_ps[:, None]
+        causal_ss = torch.ones(distance_pss.shape[1:], dtype=torch.bool, device=q.device).tril()
+        of_prompt = {"attn_mask": (causal_ss & (distance_pss < sliding_window))[:, None]}
     how = {"scale": scaling, "enable_gqa": q.shape[1] != k.shape[1]}
     for place, is_token, keys_values, seen in (
-        (packed.prompt_ps, packed.is_prompt_ps, prompt, {"is_causal": True}),
+        (packed.prompt_ps, packed.is_prompt_ps, prompt, of_prompt),
         (packed.row_bt, packed.is_row_bt, joined, {"attn_mask": seen_bts[:, None]}),
     ):
         if place.numel():

@@ -12,12 +12,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-
 from excursions import params, tree
 from excursions.files import read_json, write_json
-from excursions.models.model import count_parameters, weight_files
+from excursions.models.weights import weight_files
 from excursions.params import Study, UserError
 from excursions.results import tables as results
 
@@ -162,6 +159,11 @@ def _download(model: str, revision: str, local_files_only: bool = False) -> Path
 
 def _parameters(folder: Path) -> int:
     """All parameters of the model that config.json describes, counted without making them."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from excursions.models.model import count_parameters
+
     try:
         with torch.device("meta"):
             return count_parameters(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)))

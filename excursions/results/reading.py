@@ -83,7 +83,7 @@ def _check(whole: pa.Table, files: Sequence[Path], lengths: Sequence[int], schem
             wrong = values.to_numpy() != expected[column].to_numpy()[run]
         if wrong.any():
             row = int(wrong.argmax())
-            folder = f"but the folder is of {expected[column][run[row]]!r}"
+            folder = f"but the folder is of {expected[column].tolist()[run[row]]!r}"
             fault = row, f"column '{column}' holds {values[row].as_py()!r}, {folder}"
     if fault:
         row, what = fault
@@ -190,4 +190,4 @@ def damaged(file: Path, what: str) -> UserError:
 
 def command_for(scale: str, suite: str) -> str:
     """What computes the runs of a suite."""
-    return "dvc repro" if suite == "main" else f"excursions train --scale {scale} --suite {suite}"
+    return f"excursions train --scale {scale}" + (f" --suite {suite}" if suite != "main" else "")

@@ -109,7 +109,7 @@ def write_run(
     except OSError as error:
         raise UserError(
             f"{folder} could not be written: {error.strerror or error}. Nothing was changed there; "
-            f"free space or permissions, then start the stage again with `dvc repro`."
+            f"free space or permissions, then start the same command again."
         ) from error
 
 
@@ -178,8 +178,11 @@ def load_samples(folder: Path | str) -> list[dict]:
 def load_suite(root: Path | str, scale: str, suite: str = "main") -> dict:
     """suite.json of the checkpoints: parameters (int), tokens (checkpoint -> int), total_tokens (int)."""
     file = Path(root) / "checkpoints" / scale / suite / "suite.json"
-    again = f"run `{command_for(scale, suite)}`" + (" to pretrain" if suite == "main" else " to write it again")
-    return read_contract(file, schemas.SUITE, f"Bring it back with `git checkout -- {file}`, or delete it and {again}.")
+    remedy = (
+        f"Bring it back with `git checkout -- {file}`, or delete it and run `excursions pretrain --scale {scale} "
+        f"--suite {suite}`, or for a public suite `{command_for(scale, suite)}`, which writes it."
+    )
+    return read_contract(file, schemas.SUITE, remedy)
 
 
 def tokens_of(root: Path | str, scale: str, suite: str, checkpoint: str) -> int:

@@ -14,7 +14,7 @@ string, such as "}\\n\\n", is kept: without it the answer would be another.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -164,6 +164,27 @@ class Samples:
         self.reason_b = ["length"] * len(seeds)  # type: list[Literal["eos", "stop", "length"]]
         self.drawn = 0  # tokens of each row
 
+    def draw_all(
+        self, logits_b: Tensor, step: Callable[[Tensor], Tensor], drop: Callable[[Tensor], Tensor]
+    ) -> list[Completion]:
+        """Draws until every row has ended; returns the completions in the order of the seeds.
+
+        logits_b (B, V): of what follows the prompts. step: appends a token (B) to each row, and returns the logits of
+        what follows. drop: makes the engine forget the rows that are not running (B), and returns which place each row
+        that stays had.
+        """
+        while True:
+            token_b, running_b = self.draw(logits_b), self.running_b
+            n_running = int(running_b.sum())
+            if self.drawn == self.max_new_tokens or n_running == 0:
+                rows = zip(self.token_bt.tolist(), self.logp_bt.tolist(), self.length_b, self.reason_b, strict=True)
+                return [Completion(ids[:length], logps[:length], reason) for ids, logps, length, reason in rows]
+            if n_running <= 0.95 * len(running_b):  # moving a row costs about two steps of computing it
+                place_b = drop(running_b)
+                self.row_b, self.running_b = self.row_b[place_b], running_b[place_b]
+                token_b = token_b[place_b]
+            logits_b = step(token_b)
+
     def draw(self, logits_b: Tensor) -> Tensor:
         """The next token of each row of the batch, drawn from logits (B, V)."""
         t = self.drawn
@@ -183,15 +204,6 @@ class Samples:
                     ended_b[place] = True
         self.running_b = self.running_b & ~ended_b
         return token_b
-
-    def keep(self, place_b: Tensor) -> None:
-        """Reduce the batch to the rows at these places, in this order."""
-        self.row_b, self.running_b = self.row_b[place_b], self.running_b[place_b]
-
-    def completions(self) -> list[Completion]:
-        """What was drawn, in the order of the seeds."""
-        rows = zip(self.token_bt.tolist(), self.logp_bt.tolist(), self.length_b, self.reason_b, strict=True)
-        return [Completion(ids[:length], logps[:length], reason) for ids, logps, length, reason in rows]
 
 
 def places_to_keep(running_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -141,17 +142,7 @@ class TorchEngine:
         logits_p, cache = self._prefill([prompts[p] for p in chosen], prompt_b)
         if not torch.isfinite(logits_p).all():
             raise UserError("The model's logits are not finite: its file is damaged or its training diverged.")
-        logits_b = logits_p[prompt_b]
-        while True:
-            token_b, running_b = samples.draw(logits_b), samples.running_b
-            n_running = int(running_b.sum())
-            if samples.drawn == max_new_tokens or n_running == 0:
-                return samples.completions()
-            if n_running <= 0.95 * len(running_b):  # moving a row costs about two steps of computing it
-                keep = cache.drop(running_b)
-                samples.keep(keep)
-                token_b = token_b[keep]
-            logits_b = self._step(token_b, cache)
+        return samples.draw_all(logits_p[prompt_b], partial(self._step, cache=cache), cache.drop)
 
     # ---- the model ----
 

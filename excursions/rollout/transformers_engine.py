@@ -42,6 +42,7 @@ from transformers.masking_utils import sdpa_mask
 from excursions.params import UserError
 from excursions.rollout.sampler import Completion, Samples, Stop, check_request, check_vocabulary, places_to_keep
 
+CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}  # nats that rounding may change
 SHARED = 64  # tokens: prompts that begin with the same are taken to share their worked examples
 
 
@@ -66,8 +67,36 @@ class TransformersEngine:
             self.model = AutoModelForCausalLM.from_config(copy.deepcopy(model.config), dtype=model.dtype).eval()
         if model.device.type == "cpu" and self.model.config._attn_implementation == "sdpa":
             self.model.set_attn_implementation(GROUPED)
-        self.plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.model.config).layers)
+        full = all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.model.config).layers)
+        self.plain = full and "local" not in getattr(model.config, "attention_layers", ())  # GPT-Neo's sliding windows
         self.load_weights(model)
+        self._check_cache()
+
+    @torch.inference_mode()
+    def _check_cache(self) -> None:
+        """Raises UserError for an architecture that draws from another distribution step by step, with its cache and
+        beside rows of other lengths, than in one forward pass of the whole text: some keep their state elsewhere, or
+        take no notice of padding."""
+        ids = [[place % self.vocab_size for place in range(1, length)] for length in (4, 9)]
+        try:
+            drawn = self.generate(ids, [[0], [1]], max_new_tokens=min(6, self.context - 8), temperature=1.0)
+            gaps = [self._gap(prompt, completion) for prompt, (completion,) in zip(ids, drawn, strict=True)]
+        except (TypeError, AttributeError, ValueError, NotImplementedError) as error:
+            gaps, said = [], f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if not gaps or not max(gaps) < CLOSE[self.model.dtype]:
+            found = f"log-probabilities differ by {max(gaps):.2g} nats" if gaps else said
+            raise UserError(
+                f"{type(self.model).__name__} cannot be sampled step by step with transformers' cache ({found}); "
+                "accepted: architectures of attention, whose past is their keys and values."
+            )
+
+    def _gap(self, prompt: list[int], completion: Completion) -> float:
+        """The mean difference of a completion's log-probabilities from those of one pass without a cache."""
+        ids = torch.tensor([prompt + completion.token_ids], device=self.model.device)
+        logits_tv = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1, : self.vocab_size]
+        logp_tv = logits_tv.float().log_softmax(-1)
+        logp_t = logp_tv.gather(1, ids[0, len(prompt) :, None]).squeeze(1)
+        return (logp_t - torch.tensor(completion.logprobs, device=logp_t.device)).abs().mean().item()
 
     def load_weights(self, model: PreTrainedModel) -> None:
         """Copy the model's weights (a later update of the model does not show until this is called again)."""
@@ -101,8 +130,8 @@ class TransformersEngine:
                 samples = Samples(
                     seeds, max_new_tokens, temperature, self.tokenizer.eos_token_id, self.stop, self.model.device
                 )
-                self._draw(samples, [prompts[p] for p, _ in rows], beginning, n_shared)
-                for (p, g), completion in zip(rows, samples.completions(), strict=True):
+                drawn = self._draw(samples, [prompts[p] for p, _ in rows], beginning, n_shared)
+                for (p, g), completion in zip(rows, drawn, strict=True):
                     completions[p][g] = completion
         return completions  # type: ignore[return-value]  # every place was filled
 
@@ -138,7 +167,7 @@ class TransformersEngine:
         if rows:
             yield rows
 
-    def _draw(self, samples: Samples, prompt_b: list[list[int]], beginning: Cache, n_shared: int) -> None:
+    def _draw(self, samples: Samples, prompt_b: list[list[int]], beginning: Cache, n_shared: int) -> list[Completion]:
         """Draw completions of these prompts, which begin with the tokens whose keys and values are given."""
         device = self.model.device
         distinct = list(dict.fromkeys(map(tuple, prompt_b)))
@@ -156,23 +185,23 @@ class TransformersEngine:
         if not torch.isfinite(logits_p).all():
             raise UserError("The model's logits are not finite: its file is damaged or its training diverged.")
         cache = self._rows_of(cache, row_p, room)
-        logits_b, mask_bt = logits_p[row_p], mask_pt[row_p]
-        while True:
-            token_b = samples.draw(logits_b)
-            running_b = samples.running_b
-            n_running = int(running_b.sum())
-            if samples.drawn == samples.max_new_tokens or n_running == 0:
-                return
-            if n_running <= 0.95 * len(running_b):  # moving a row costs more than a step of it
-                keep, holes, moved = places_to_keep(running_b)
-                samples.keep(keep)
-                token_b, mask_bt = token_b[keep], mask_bt[keep]
-                if self.plain:
-                    for layer in cache.layers:
-                        layer.drop(len(keep), holes, moved)
-                else:
-                    cache.batch_select_indices(keep)
-            logits_b = self._forward(token_b[:, None], cache, mask_bt[:, : longest + samples.drawn])
+        mask_bt = mask_pt[row_p]
+
+        def step(token_b: Tensor) -> Tensor:
+            return self._forward(token_b[:, None], cache, mask_bt[:, : longest + samples.drawn])
+
+        def drop(running_b: Tensor) -> Tensor:
+            nonlocal mask_bt
+            keep, holes, moved = places_to_keep(running_b)
+            mask_bt = mask_bt[keep]
+            if self.plain:
+                for layer in cache.layers:
+                    layer.drop(len(keep), holes, moved)
+            else:
+                cache.batch_select_indices(keep)
+            return keep
+
+        return samples.draw_all(logits_p[row_p], step, drop)
 
     # ---- the model ----
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import excursions
+from excursions.files import json_digest
 from excursions.params import Scale
 from excursions.recipes import RECIPES
 
@@ -41,7 +42,7 @@ def pretraining_modules(scale: Scale) -> dict[str, str]:
 
 def digest(modules: dict[str, str]) -> str:
     """One digest of all of them."""
-    return hashlib.sha256(json.dumps(modules, sort_keys=True).encode()).hexdigest()
+    return json_digest(modules)
 
 
 @lru_cache(maxsize=64)

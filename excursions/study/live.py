@@ -43,7 +43,7 @@ def find_log(root: Path, name: str | None) -> Path:
     path = {file: f"/{file.parent.relative_to(root).as_posix()}/" for file in logs}
     named = [file for file in logs if name is None or f"/{name}/" in path[file]]
     if not named:
-        one_of(str(name), ["/".join(file.parent.parts[-3:]) for file in logs], "run with a log")
+        one_of(str(name), dict.fromkeys("/".join(file.parent.parts[-3:]) for file in logs), "run with a log")
     return named[0]
 
 

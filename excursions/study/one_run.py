@@ -6,13 +6,11 @@ results; its folder appears when it is complete.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,10 +22,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from excursions import tree
 from excursions.data.source import open_source
 from excursions.evaluation.outcomes import Exam, make_exam, measure_general, measure_outcomes
-from excursions.files import locked, read_json, write_json
+from excursions.files import json_digest, locked, read_json, write_json
 from excursions.models.model import load_model, load_weights, model_digest, one_thread, save_model, save_weights
 from excursions.models.processes import Processes
-from excursions.params import Scale, Study, UserError
+from excursions.params import Scale, UserError
 from excursions.progress import Progress
 from excursions.recipes import PARENTS, RECIPES
 from excursions.results import schemas, tables
@@ -235,7 +233,7 @@ def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:
     plain = processes.plain(job.model)
     measuring = code.digest(code.run_modules("base", job.scale))
     vocabulary = sorted(job.tokenizer.get_vocab().items())
-    about = [model_digest(plain), measuring, asdict(job.scale.engine), _digest(vocabulary)]
+    about = [model_digest(plain), measuring, asdict(job.scale.engine), json_digest(vocabulary)]
     rows: list[dict] = []
     samples: list[dict] = []
     parts = exam.parts(PART)
@@ -259,11 +257,7 @@ def measure(job: Job, exam: Exam) -> tuple[list[dict], list[dict]]:
 
 def _key(tokenizer: PreTrainedTokenizerBase, part: Exam, about: list) -> str:
     """Of a measurement that can be used again. The prompts as tokens: a chat template or a rule of BOS changes them."""
-    return _digest([*about, part.digest(), part.prompts(tokenizer)])[:24]
-
-
-def _digest(value: list) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return json_digest([*about, part.digest(), part.prompts(tokenizer)])[:24]
 
 
 def _save_trained(job: Job) -> None:
@@ -277,14 +271,3 @@ def _identity(run: Run, root: Path) -> dict[str, str | int]:
     """The columns of all its tables. Raises UserError if the suite does not say how many tokens the checkpoint saw."""
     tokens = tables.tokens_of(root, run.scale, run.suite, run.checkpoint)
     return {**run._asdict(), "tokens": tokens}
-
-
-def kept_models(runs: Iterable[Run], study: Study) -> set[Run]:
-    """Those of the runs whose trained models params.yaml wants kept (`keep_models`, of the suite main at the scales of
-    `scales`); `base` trains nothing."""
-    return {
-        run
-        for run in runs
-        if run.suite == "main" and run.scale in study.scales and RECIPES[run.recipe].make is not None
-        if f"{run.checkpoint}/seed-{run.seed}" in study.keep_models
-    }

@@ -1,4 +1,7 @@
-"""Many runs: those that are not there, `workers` at a time, in the order in which they need each other."""
+"""Many runs: those that are not there, `workers` at a time, in the order in which they need each other.
+
+What computes them is imported when there is something to compute: mostly there is not, and it takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,11 @@ from pathlib import Path
 
 from excursions import tree
 from excursions.data.source import open_source
-from excursions.evaluation.general import check_tasks
 from excursions.models.launch import end_with, is_first, is_launched
-from excursions.models.processes import Processes
 from excursions.params import Scale, UserError
 from excursions.progress import Progress
 from excursions.recipes import RECIPES
 from excursions.results import tables
-from excursions.study import equality
-from excursions.study.one_run import train_run
 from excursions.study.run import Run, status
 
 
@@ -43,6 +42,8 @@ def train_runs(wanted: Sequence[Run], scale: Scale, root: Path, keep: Iterable[R
     for run in wanted:
         {"there": [], "code changed": changed, "to compute": todo}[status(run, scale, root)].append(run)
     if (todo or changed) and not source.made_here:
+        from excursions.evaluation.general import check_tasks
+
         check_tasks(source.general())  # what cannot be had is told now, not after the training
     if is_first():
         there = len(wanted) - len(todo) - len(changed)
@@ -53,11 +54,16 @@ def train_runs(wanted: Sequence[Run], scale: Scale, root: Path, keep: Iterable[R
                 print(f"{run.name} is there, but its trained model was not kept: to have it, delete {run.folder(root)} "
                       "and compute the run again", flush=True)  # fmt: skip
     if is_launched():
+        from excursions.models.processes import Processes
+        from excursions.study.one_run import train_run
+
         processes = Processes()
         for run in in_order(todo + changed):
             train_run(run, scale, root, processes, run in keep)
         return todo + changed
     if changed:
+        from excursions.study import equality
+
         todo += equality.show_runs(changed, scale, root)
     todo = in_order(todo)
     if todo:
@@ -111,6 +117,9 @@ def _pool(todo: list[Run], scale: Scale, root: Path, keep: set[Run]) -> None:
 
 def _alone(run: Run, scale: Scale, root: Path, keep_model: bool) -> None:
     """In a process of its own."""
+    from excursions.models.processes import Processes
+    from excursions.study.one_run import train_run
+
     train_run(run, scale, root, Processes(), keep_model)
 
 
@@ -127,4 +136,5 @@ def _failure(run: Run, done: Future) -> list[str]:
         return [f"{run.name}: its process was killed, perhaps for lack of memory; it goes on from its last saved state"]
     if not isinstance(error, UserError | OSError):
         sys.excepthook(type(error), error, error.__traceback__)
-    return [f"{run.name}: {error or type(error).__name__}"]
+    said = str(error) or type(error).__name__
+    return [said if said.startswith(run.name) else f"{run.name}: {said}"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Literal
 
 from excursions import tree
 from excursions.data.loading import questions_digest
-from excursions.files import file_digest, read_json
+from excursions.data.source import open_source
+from excursions.files import file_digest, json_digest, read_json, write_json
 from excursions.models import suites
-from excursions.models.model import weight_files
-from excursions.params import Scale
+from excursions.models.weights import weight_files
+from excursions.params import Scale, Study
 from excursions.recipes import RECIPES
 from excursions.results import schemas
 from excursions.study import code
@@ -72,7 +73,7 @@ def fingerprint(run: Run, scale: Scale, root: Path) -> str:
         "seed": run.seed,
         "parameters": parameters(run, scale),
         "engine": [seen.engine.name, seen.engine.importance_cap],
-        "questions": questions_digest(seen),
+        "questions": _questions(seen, root),
     }
     if run.parent is None:
         folder = run.checkpoint_folder(root)
@@ -82,7 +83,21 @@ def fingerprint(run: Run, scale: Scale, root: Path) -> str:
         about["files"] = {file.name: _digest(file, file.stat().st_mtime_ns) for file in files}
     else:
         about["parent"] = fingerprint(run.parent, scale, root)
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return json_digest(about)
+
+
+def _questions(scale: Scale, root: Path) -> str:
+    """Digest of all questions. Of those that are made here it is kept by what makes them, which takes seconds."""
+    if not open_source(scale).made_here:
+        return questions_digest(scale)
+    made_by = code.reached(("excursions.data.nano.source",))
+    file = tree.questions_file(root, json_digest([asdict(scale.questions), made_by])[:24])
+    found = read_json(file)
+    if not isinstance(found, str):
+        found = questions_digest(scale)
+        with suppress(OSError):  # who may only read waits these seconds again
+            write_json(file, found)
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -125,3 +140,19 @@ def status(run: Run, scale: Scale, root: Path) -> Status:
             print(f"{file} is missing or empty, so this run is taken as not computed", flush=True)
             return "to compute"
     return "there" if found.get("code", {}).get("digest") == code_digest(run, scale) else "code changed"
+
+
+def kept_models(runs: Iterable[Run], study: Study) -> set[Run]:
+    """Those of the runs whose trained models params.yaml wants kept (`keep_models`, of the suite main at the scales of
+    `scales`)."""
+    return {
+        run
+        for run in trained(runs)
+        if run.suite == "main" and run.scale in study.scales
+        if f"{run.checkpoint}/seed-{run.seed}" in study.keep_models
+    }
+
+
+def trained(runs: Iterable[Run]) -> set[Run]:
+    """Those of the runs that train a model: all but `base`."""
+    return {run for run in runs if RECIPES[run.recipe].make is not None}

@@ -55,7 +55,7 @@ class Group:
 
 
 def group_advantages(reward_pg: Tensor, kind: str = "group", epsilon: float = EPSILON) -> Tensor:
-    """Rewards (p, g) -> advantages (p, g) within each group. Adding a kind is a line here and its name in params.py.
+    """Rewards (p, g) -> advantages (p, g) within each group. Adding a kind is a line here and its name in blocks.py.
 
     group: (r - mean) / (std + epsilon), std with n - 1 (GRPO). mean: r - mean (Dr. GRPO, arXiv 2503.20783). loo: r
     minus the mean of the others (RLOO, arXiv 2402.14740).

@@ -197,7 +197,7 @@ def _map(axes: Axes, table: pd.DataFrame, reach: float) -> None:
     small = 6.5 if wide.shape[1] <= 6 else 5
     for (y, x), value in np.ndenumerate(wide.to_numpy(float)):
         if np.isfinite(value):
-            text = f"{value:+.1f}" if reach > 2 else f"{value:+.2f}"
+            text = f"{value:+z.1f}" if reach > 2 else f"{value:+z.2f}"
             weight = "bold" if low[y, x] > 0 or high[y, x] < 0 else "normal"
             color = "white" if abs(value) > 0.57 * reach else "#222222"
             axes.text(x, y, text, ha="center", va="center", size=small, weight=weight, color=color)

@@ -41,8 +41,8 @@ def effect(claim: Claim, what: str = "") -> str:
     value, low, high = (getattr(claim, f"{what}{key}") for key in ("effect", "ci_low", "ci_high"))
     if value is None:
         return ""
-    interval = "" if low is None else f" [{claims.tenth(low):.1f}, {claims.tenth(high):.1f}]"
-    return f"{claims.tenth(value):+.1f} points{interval}"
+    interval = "" if low is None else f" [{low:z.1f}, {high:z.1f}]"
+    return f"{value:+z.1f} points{interval}"
 
 
 def answer(found: list[Claim]) -> list[str]:

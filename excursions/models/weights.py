@@ -1,0 +1,50 @@
+"""The files that make a checkpoint, looked up without loading anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from excursions.params import UserError
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that make a checkpoint: its weights, tokenizer.json and config.json.
+
+    Weights are what transformers would load: model.safetensors, or its index and shards, or the same as
+    pytorch_model.bin. Raises UserError naming a file that is missing.
+    """
+    files = [folder / "model.safetensors"]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            files = [folder / name]
+            break
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{index} is damaged ({first_line(error)}). {remedy(folder)}") from None
+            files = [index, *(folder / shard for shard in shards)]
+            break
+    files += [folder / "tokenizer.json", folder / "config.json"]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"The checkpoint {folder} has no file {file.name}. {remedy(folder)}")
+    return files
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a checkpoint that cannot be used."""
+    name = folder.absolute().parts
+    if len(name) < 4 or name[-4] != "checkpoints":
+        return "Save or download it again."
+    return (
+        f"Restore it (`git checkout -- {folder}`), or, of a suite of our own, pretrain it again "
+        f"(`excursions pretrain --scale {name[-3]} --suite {name[-2]}`)."
+    )
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
