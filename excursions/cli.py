@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         resumed = sys.argv[1:2] if argv is None else argv[:1]
-        goes_on = "the same command goes on where this one stopped" if {*resumed} & RESUMED else "nothing is kept of it"
-        print(f"excursions: interrupted; {goes_on}.", file=sys.stderr)
+        goes_on = "; the same command goes on where this one stopped" if {*resumed} & RESUMED else ""
+        print(f"excursions: interrupted{goes_on}.", file=sys.stderr)
         return 130
     except OSError as error:
         if isinstance(error, BrokenPipeError):

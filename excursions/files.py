@@ -30,10 +30,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     what the disk refuses, whatever library met it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    mode = _mode_of_new(temporary)
     try:
         with _refusals(path):
             yield temporary
-        _open_up(temporary)
+        _open_up(temporary, mode)
         _sync(temporary)
         os.replace(temporary, path)
         _sync_folder(path.parent)
@@ -47,11 +48,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     what the disk refuses, whatever library met it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    mode = _mode_of_new(temporary / "a file")
     try:
         with _refusals(path):
             yield temporary
         for part in [*temporary.rglob("*"), temporary]:
-            _open_up(part)
+            _open_up(part, mode)
             _sync_folder(part) if part.is_dir() else _sync(part)
         old = path.with_name(f".{path.name}.{os.getpid()}.old")
         if path.exists():
@@ -68,11 +70,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _open_up(path: Path) -> None:
-    """The rights that a new file or folder has by the user's mask; safetensors and tempfile shut others out."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+def _mode_of_new(path: Path) -> int:
+    """The rights that the user's mask leaves to a new file."""
+    path.touch()
+    mode = path.stat().st_mode & 0o777
+    path.unlink()
+    return mode
+
+
+def _open_up(path: Path, mode: int) -> None:
+    """Gives a file these rights, or a folder the same; safetensors and tempfile shut others out."""
+    with suppress(PermissionError):  # of a file system without rights
+        path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)
 
 
 def _sync(path: Path) -> None:

@@ -1,5 +1,7 @@
 """What is committed is what this code computes: fingerprints, the suite, and the first step of one run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,10 @@ def test_the_first_step_of_rl_comes_out_again():
     assert metrics["reward"] == pytest.approx(logged["reward"], abs=0.02)
     assert metrics["completions/mean_length"] == pytest.approx(logged["completions/mean_length"], rel=0.03)
     assert metrics["entropy"] == pytest.approx(logged["entropy"], rel=0.03)
+
+
+def test_that_nothing_is_to_do_is_found_out_without_importing_what_would_do_it():
+    asked = ["train", "--root", str(ROOT), "--checkpoint", "p20", "--recipe", "base", "rl", "sft_rl"]
+    code = f"import sys; from excursions.cli import main; main({asked}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["11 of 11 runs are there already, 0 to compute", "False"]

@@ -373,7 +373,7 @@ def test_a_run_whose_algorithm_was_edited_is_computed_again(project, smoke, chan
 
     monkeypatch.setattr(rl, "rl_gradients", tripled)
     assert equality.show_runs(changed, smoke, project) == changed[1:]
-    assert "not equal to its results (loss differs by" in capsys.readouterr().out
+    assert "not equal to its results (loss: " in capsys.readouterr().out
     assert [status(run, smoke, project) for run in changed] == ["there", "code changed", "code changed"]
 
 
@@ -381,7 +381,20 @@ def test_an_edited_general_benchmark_is_measured_again(project, smoke, changed, 
     measured = equality.measure_general
     monkeypatch.setattr(equality, "measure_general", lambda *args: measured(*args).assign(correct=2))
     assert equality.show_runs(changed[:1], smoke, project) == changed[:1]
-    assert "answers to general items differs by 1 of its value" in capsys.readouterr().out
+    assert "answers to general items: 100.0% off" in capsys.readouterr().out
+
+
+def test_the_digest_of_the_questions_is_kept_by_what_makes_them(project, smoke, monkeypatch):
+    run = Run("smoke", "main", "p88", "rl", 0)
+    first = fingerprint(run, smoke, project)
+    (kept,) = (project / "scratch" / "questions").glob("*.json")
+    kept.write_text("{damaged")
+    assert fingerprint(run, smoke, project) == first
+    kept.write_text(json.dumps("of other questions"))
+    assert fingerprint(run, smoke, project) != first
+    modules = code.reached
+    monkeypatch.setattr(code, "reached", lambda starts: modules(starts) | {"excursions.data.loading": "edited"})
+    assert fingerprint(run, smoke, project) == first and len([*kept.parent.glob("*.json")]) == 2
 
 
 def test_a_null_parameter_changes_no_fingerprint(project, smoke):

@@ -7,6 +7,8 @@ import random
 import pytest
 import torch
 from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -19,6 +21,10 @@ from transformers import (
     MistralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
 )
 
 from excursions.models import scoring
@@ -29,15 +35,26 @@ VOCAB, ROWS = 29, 32  # ids the sampler draws, rows of the embedding and the hea
 SIZES = {"vocab_size": ROWS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "max_position_embeddings": 64, "initializer_range": 0.3}
 GEMMA = {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 5}
+QWEN = {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 5, "num_experts": 2}
+QWEN |= {
+    "num_key_value_heads": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "num_experts_per_tok": 1,
+}
+DEEPSEEK = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12}
+DEEPSEEK |= {"first_k_dense_replace": 2}  # no experts
 KINDS = {
     "olmo2": (Olmo2ForCausalLM, Olmo2Config, {}),
     "olmo2, grouped": (Olmo2ForCausalLM, Olmo2Config, {"num_key_value_heads": 2}),
     "olmo2, tied": (Olmo2ForCausalLM, Olmo2Config, {"tie_word_embeddings": True}),
     "olmo2, transformers' pass": (type("Other", (Olmo2ForCausalLM,), {}), Olmo2Config, {"num_key_value_heads": 2}),
     "llama": (LlamaForCausalLM, LlamaConfig, {"num_key_value_heads": 1}),
+    "deepseek, values of another width": (DeepseekV3ForCausalLM, DeepseekV3Config, DEEPSEEK),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, {}),
     # windows that are shorter than the longer prompts, and than the longer completions
     "mistral": (MistralForCausalLM, MistralConfig, {"num_key_value_heads": 1, "sliding_window": 3}),
+    "qwen2, experts": (Qwen2MoeForCausalLM, Qwen2MoeConfig, QWEN),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, GEMMA | {"layer_types": ["sliding_attention", "full_attention"]}),
 }
 
@@ -142,5 +159,8 @@ def test_attention_that_is_more_than_a_softmax_of_products_is_refused():
         completion_logprobs(model, *batch([[1], [2], [3]]))
     model = model_of("llama")
     model.config.layer_types = ["chunked_attention", "full_attention"]
+    recurrent = RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**SIZES, lru_width=32))
+    with pytest.raises(UserError, match="layers of full or sliding attention alone"):
+        completion_logprobs(recurrent, *batch([[1], [2], [3]]))
     with pytest.raises(UserError, match="layers of full or sliding attention alone"):
         completion_logprobs(model, *batch([[1], [2], [3]]))

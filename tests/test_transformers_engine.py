@@ -7,6 +7,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPTNeoConfig,
     GPTNeoForCausalLM,
     GPTNeoXConfig,
@@ -20,6 +22,8 @@ from transformers import (
     Olmo2Config,
     Olmo2ForCausalLM,
     PreTrainedTokenizerFast,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
     RwkvConfig,
     RwkvForCausalLM,
 )
@@ -79,6 +83,9 @@ def assert_same(found, expected, atol=1e-4):
 def test_an_architecture_that_goes_on_from_elsewhere_than_its_cache_is_refused():
     with pytest.raises(UserError, match="RwkvForCausalLM cannot be sampled step by step .* differ by .* nats"):
         TransformersEngine(tiny(RwkvForCausalLM, RwkvConfig), words())
+    recurrent = tiny(RecurrentGemmaForCausalLM, RecurrentGemmaConfig, lru_width=32, attention_window_size=16)
+    with pytest.raises(UserError, match="RecurrentGemmaForCausalLM cannot be sampled step by step"):
+        TransformersEngine(recurrent, words())
     mamba = tiny(MambaForCausalLM, MambaConfig, initializer_range=0.3)
     with pytest.raises(UserError, match="MambaForCausalLM cannot be sampled step by step"):
         TransformersEngine(mamba, words())
@@ -341,3 +348,14 @@ def test_bad_requests_are_explained():
         diverged.model.norm.weight[0] = float("nan")
     with pytest.raises(UserError, match="not finite"):
         TransformersEngine(diverged, words()).generate([[1]], [[0]], max_new_tokens=1, temperature=1)
+
+
+def test_soft_caps_are_sampled_with():
+    model = tiny(Gemma2ForCausalLM, Gemma2Config, head_dim=8, num_key_value_heads=2, attn_logit_softcapping=1.0)
+    prompts = prompts_of(9)
+    ((found,),) = TransformersEngine(model, words()).generate(prompts, [[0]], max_new_tokens=8, temperature=1.0)
+    ids = torch.tensor([prompts[0] + found.token_ids])
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        logps = model(ids).logits[0, 8:-1, :VOCAB].log_softmax(-1).gather(1, ids[0, 9:, None]).squeeze(1)
+    torch.testing.assert_close(torch.tensor(found.logprobs), logps, atol=1e-4, rtol=0)

@@ -81,8 +81,8 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise UserError(f"The checkpoint {folder} is damaged (weights that are not finite). {remedy(folder)}")
     if not isinstance(getattr(model.config, "max_position_embeddings", None), int):
         raise UserError(
-            f"{folder / 'config.json'} does not say how many tokens {type(model).__name__} may read; accepted: the key "
-            "max_position_embeddings, a whole number. Add it, if the architecture has another name for it, or no limit."
+            f"{folder / 'config.json'} does not say how many tokens {type(model).__name__} may read; accepted: "
+            "a model of text alone, with the key max_position_embeddings. Add it where that has another name."
         )
     return model.eval(), _load_tokenizer(folder, model.get_input_embeddings().weight.shape[0])
 

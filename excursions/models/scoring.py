@@ -83,6 +83,7 @@ class Packed:
 
     ids_n: Tensor
     position_n: Tensor
+    longest: int  # tokens of the longest of the texts
     spans: list[tuple[int, int, int]]  # of each prompt: where it begins and ends, and where its completions end
     prompt_ps: Tensor  # the place of each token of each prompt, 0 for padding
     is_prompt_ps: Tensor
@@ -118,7 +119,7 @@ def pack(prompts: list[list[int]], completions: list[list[list[int]]], device: t
     )
     ids_n, position_n, *places, owner_b = (z.to(device) for z in tensors)
     source_m, target_m = torch.cat(sources).to(device), torch.tensor(targets, device=device)
-    return Packed(ids_n, position_n, spans, *places, owner_b, source_m, target_m)  # type: ignore[call-arg]  # there are four places
+    return Packed(ids_n, position_n, max(positions) + 1, spans, *places, owner_b, source_m, target_m)  # type: ignore[call-arg]  # there are four places
 
 
 def _is_lean(model: nn.Module) -> bool:
@@ -229,7 +230,9 @@ def _transformers_logits(model: nn.Module, packed: Packed) -> Tensor:
             "turn it off (model.gradient_checkpointing_disable())"
         )
     other_layers = {*(getattr(model.config, "layer_types", None) or ())} - {"full_attention", "sliding_attention"}
-    if not model._supports_attention_backend or other_layers:
+    # what carries a state along the text has a short convolution, and would carry it from one text to the next
+    carries = any(isinstance(module, nn.Conv1d) for module in model.modules())
+    if not model._supports_attention_backend or other_layers or carries:
         raise UserError(
             f"{type(model).__name__} does not let its attention be replaced, which computing a prompt once for all its "
             "completions takes; accepted: architectures with transformers' attention interface and layers of full or "
@@ -253,13 +256,11 @@ def _packed_attention(
     *,
     scaling: float,
     packed: Packed,
-    sliding_window: int | None = None,
     **others,
 ) -> tuple[Tensor, None]:
-    """The same on any device: (1, H, n, D) -> (1, n, H, D). The rows get copies of their prompt's keys and values.
-
-    sliding_window: so many tokens a token of this layer attends to, itself among them; None: to all before it.
-    """
+    """The same on any device: (1, H, n, D) -> (1, n, H, D). The rows get copies of their prompt's keys and values."""
+    # so many tokens a token of this layer attends to, itself among them; Qwen2-MoE alone does not hand it on
+    window = others.get("sliding_window", getattr(module, "sliding_window", None))
     for name in ("softcap", "s_aux"):  # what some architectures do to the scores themselves
         if others.get(name) is not None:
             raise UserError(
@@ -267,7 +268,7 @@ def _packed_attention(
                 "softmax of scaled products."
             )
     q, k, v = (z[0].transpose(0, 1) for z in (q, k, v))
-    out = torch.zeros_like(q)
+    out = q.new_zeros(*q.shape[:2], v.shape[2])
     prompt = [z[packed.prompt_ps] for z in (k, v)]
     own = [z[packed.row_bt] for z in (k, v)]
     joined = [torch.cat([p[packed.owner_b], o], 1) for p, o in zip(prompt, own, strict=True)]
@@ -276,13 +277,14 @@ def _packed_attention(
     is_prompt_bts = packed.is_prompt_ps[packed.owner_b][:, None].expand(-1, n_tokens, -1)
     seen_bts = torch.cat([is_prompt_bts, causal_tt.expand(len(is_prompt_bts), -1, -1)], 2)
     of_prompt: dict[str, object] = {"is_causal": True}
-    if sliding_window is not None and int(packed.position_n.max()) >= sliding_window:
-        at_ps, at_bt = packed.position_n[packed.prompt_ps], packed.position_n[packed.row_bt]
+    if window is not None and packed.longest > window:
+        at_n = packed.position_n.int()
+        at_ps, at_bt = at_n[packed.prompt_ps], at_n[packed.row_bt]
         at_bs = torch.cat([at_ps[packed.owner_b], at_bt], 1)
-        seen_bts = seen_bts & (at_bt[:, :, None] - at_bs[:, None] < sliding_window)
+        seen_bts &= at_bt[:, :, None] - at_bs[:, None] < window
         distance_pss = at_ps[:, :, None] - at_ps[:, None]
         causal_ss = torch.ones(distance_pss.shape[1:], dtype=torch.bool, device=q.device).tril()
-        of_prompt = {"attn_mask": (causal_ss & (distance_pss < sliding_window))[:, None]}
+        of_prompt = {"attn_mask": (causal_ss & (distance_pss < window))[:, None]}
     how = {"scale": scaling, "enable_gqa": q.shape[1] != k.shape[1]}
     for place, is_token, keys_values, seen in (
         (packed.prompt_ps, packed.is_prompt_ps, prompt, of_prompt),

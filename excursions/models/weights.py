@@ -36,12 +36,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 def remedy(folder: Path) -> str:
     """What to do about a checkpoint that cannot be used."""
-    name = folder.absolute().parts
-    if len(name) < 4 or name[-4] != "checkpoints":
-        return "Save or download it again."
+    parts = folder.absolute().parts
+    if "trained" in parts[-6:-5]:
+        return f"Restore it (`git checkout -- {folder}`), or make it again (`excursions train --keep-model`)."
+    if "checkpoints" not in parts[-4:-3]:
+        return "Save it again, or download it again (`hf download --force-download`)."
     return (
         f"Restore it (`git checkout -- {folder}`), or, of a suite of our own, pretrain it again "
-        f"(`excursions pretrain --scale {name[-3]} --suite {name[-2]}`)."
+        f"(`excursions pretrain --scale {parts[-3]} --suite {parts[-2]}`)."
     )
 
 

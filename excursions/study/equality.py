@@ -59,12 +59,12 @@ def show(run: Run, scale: Scale, root: Path) -> str | None:
     judged = {what: gap for what, gap in gaps.items() if not what.startswith("sampling/")}  # that is rounding itself
     what, largest = max(judged.items(), key=lambda item: item[1])
     if largest > TOLERANCE:
-        return f"{what} differs by {largest:.2g} of its value"
+        return f"{what}: {largest:.1%} off"
     if same_machine and any(gaps.values()):
         return f"the same machine and versions, and yet {', '.join(what for what, gap in gaps.items() if gap)} differ"
     if found is None:
         return "no run.json"
-    how = f"within {largest:.1g} of each number" if any(gaps.values()) else "exactly"
+    how = f"within {largest:.1g} of each number" if largest else "exactly"
     code_before = found.get("code", {})
     found["code"] = {
         "digest": code_digest(run, scale),
@@ -133,6 +133,6 @@ def _changed(items: pd.DataFrame, before: pd.DataFrame) -> float:
 
 
 def _gap(value: float, before: float) -> float:
-    if math.isnan(value) and math.isnan(before):
-        return 0.0
+    if math.isnan(value) or math.isnan(before):
+        return 0.0 if math.isnan(value) and math.isnan(before) else math.inf
     return abs(value - before) / max(abs(before), 1e-6) if value != before else 0.0

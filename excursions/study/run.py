@@ -90,7 +90,7 @@ def _questions(scale: Scale, root: Path) -> str:
     """Digest of all questions. Of those that are made here it is kept by what makes them, which takes seconds."""
     if not open_source(scale).made_here:
         return questions_digest(scale)
-    made_by = code.reached(("excursions.data.nano.source",))
+    made_by = code.reached(("excursions.data.nano.source", "excursions.data.loading"))
     file = tree.questions_file(root, json_digest([asdict(scale.questions), made_by])[:24])
     found = read_json(file)
     if not isinstance(found, str):
