@@ -128,10 +128,18 @@ def test_learning_rate_warms_up_and_ends_at_its_ratio(smoke):
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty folder"])
-def test_a_damaged_checkpoint_is_named_with_its_remedy(suite, tmp_path, damage):
+@pytest.mark.parametrize(
+    ("place", "remedy"),
+    [
+        ("checkpoints/smoke/other/p88", "git checkout -- .*`excursions pretrain --scale smoke --suite other`"),
+        ("trained/smoke/main/p88/rl/seed-0", "git checkout -- .*`excursions train --keep-model`"),
+        ("mine/main", "Save it again, or download it again"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_with_its_remedy(suite, tmp_path, damage, place, remedy):
     import shutil
 
-    folder = tmp_path / "p88"
+    folder = tmp_path / place
     shutil.copytree(suite / "checkpoints" / "smoke" / "main" / "p88", folder)
     weights = folder / "model.safetensors"
     if damage == "missing":
@@ -140,6 +148,6 @@ def test_a_damaged_checkpoint_is_named_with_its_remedy(suite, tmp_path, damage):
         weights.write_bytes(weights.read_bytes()[:1000])
     else:
         shutil.rmtree(folder)
-    with pytest.raises(UserError, match="git checkout") as error:
+    with pytest.raises(UserError, match=remedy) as error:
         load_model(folder)
     assert str(folder) in str(error.value)
