@@ -244,8 +244,8 @@ def combination(points: pd.DataFrame) -> list[str]:
 
 
 def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> list[str]:
-    """What each value of each setting gives, in pass@1."""
-    said = []
+    """What each value of each setting gives, in pass@1: of rollouts, and of the others."""
+    said, others = [], []
     means = rollouts[rollouts["seed"].isna()]
     for role, rows in means.groupby("role", sort=False):
         reach = rows.groupby("rollouts")["questions"].max().min()
@@ -259,10 +259,9 @@ def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> lis
         rows = rows.groupby("value")["estimate"].mean()
         if len(rows) > 1:  # one value is no comparison
             each = ", ".join(f"{value:g} gives {mean:.1f}" for value, mean in rows.items())
-            said.append(f"{name}, easy problems, {where}: {each}")
-    if not said:
-        return ["No setting has been measured at several values.", ""]
-    return [f"Pass@1 in %: {'; '.join(said)}.", ""]
+            others.append(f"{name}, easy problems, {where}: {each}")
+    told = [f"Pass@1 in %: {'; '.join(parts)}." for parts in (said, others) if parts]
+    return [*(told or ["No setting has been measured at several values."]), ""][:2]
 
 
 def _name(recipe: str) -> str:
