@@ -89,7 +89,7 @@ def _check_notebook(args: argparse.Namespace) -> None:
             params.one_of(str(value), RECIPES, "recipe")
         if given == "suite" and hasattr(args, "study"):
             suite_checkpoints(args.study, args.scale, str(value), args.root)
-            if args.study.scale(args.scale, str(value)).evaluate.split not in (None, "test"):
+            if args.study.scale(args.scale, str(value)).asked != "test":
                 raise UserError(
                     f"--parameter suite={value}: this suite asks validation questions, to choose settings by; "
                     "accepted: one that asks the test's. docs/calibration.md shows what was chosen."

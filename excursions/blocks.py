@@ -242,6 +242,11 @@ class Scale:
         """Optimizer steps of the whole pretraining."""
         return max(1, round(self.pretrain.tokens / (self.pretrain.batch_size * self.model.context)))
 
+    @property
+    def asked(self) -> str:
+        """The split whose questions its runs are asked: the test, but where settings are chosen."""
+        return self.evaluate.split or "test"
+
     def of(self, recipe: str) -> Scale:
         """The scale as a recipe sees it: with its `overrides` in place."""
         return self.changed((self.overrides or {}).get(recipe, {}))

@@ -18,9 +18,6 @@ from excursions.params import ENGINES, RECIPES, SEED, UserError
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-RESUMED = {"pretrain", "train", "try", "show"}  # commands that keep what they have done when they are interrupted
-
-
 class Once(argparse.Action):
     """Keeps the value of an option; given twice, it is an error, and not the last value."""
 
@@ -47,8 +44,9 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        args = _parse(sys.argv[1:] if argv is None else argv)
+        args = _parse(argv)
         arguments.check(args)
         args.run(args)
     except UserError as error:
@@ -57,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"excursions{who}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resumed = sys.argv[1:2] if argv is None else argv[:1]
-        goes_on = "; the same command goes on where this one stopped" if {*resumed} & RESUMED else ""
+        kept = {*argv[:1]} & {"pretrain", "train", "try", "show"}  # these keep what they have done
+        goes_on = "; the same command goes on where this one stopped" if kept else ""
         print(f"excursions: interrupted{goes_on}.", file=sys.stderr)
         return 130
     except OSError as error:
@@ -120,8 +118,7 @@ def _number(kind: type[int] | type[float], accepts: Range) -> Callable[[str], fl
     return read
 
 
-NATURAL, COUNT = _number(int, Range(0, 10**6)), _number(int, Range(1, 10**6))
-THREADS = _number(int, Range(1, 1024))
+NATURAL, COUNT, THREADS = (_number(int, accepts) for accepts in (Range(0, 10**6), Range(1, 10**6), Range(1, 1024)))
 POSITIVE, SHARE = _number(float, Range(0, above=True)), _number(float, Range(0, 1, above=True))
 
 

@@ -261,7 +261,8 @@ def ablations(rollouts: pd.DataFrame, varied: Mapping[str, pd.DataFrame]) -> lis
             each = ", ".join(f"{value:g} gives {mean:.1f}" for value, mean in rows.items())
             others.append(f"{name}, easy problems, {where}: {each}")
     told = [f"Pass@1 in %: {'; '.join(parts)}." for parts in (said, others) if parts]
-    return [*(told or ["No setting has been measured at several values."]), ""][:2]
+    first, second = [*told, "", ""][:2]
+    return [first or "No setting has been measured at several values.", second]
 
 
 def _name(recipe: str) -> str:

@@ -109,15 +109,14 @@ def _rows_behind(claim: Claim) -> dict[str, object]:
     parsed = [checks.parse(formula) for formula in check.contrasts]
     arms = [arm for _, signs in parsed for arm in signs]
     gaming = check.measured is measures.invalid_along_training
+    by_seed = check.along_training or check.measured in (measures.seed_spread, measures.alike_in_reward)
     k = 1 if gaming else parsed[0][0]
     return {
         "claim": claim.claim,
         "page": claim.figure,
         "axis": "steps" if check.along_training else "tokens",
         "checkpoint": claim.contrasts[0].points[0].checkpoint if check.along_training and claim.contrasts else "",
-        "seed": "each"
-        if check.along_training or check.measured in (measures.seed_spread, measures.alike_in_reward)
-        else "all",
+        "seed": "each" if by_seed else "all",
         "measure": explorer.NOT_DERIVED if gaming else explorer.GENERAL if k is None else explorer.SOLVED,
         "role": check.benchmark,
         "k": k or 0,

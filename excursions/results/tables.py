@@ -205,7 +205,7 @@ def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
     folders = folders or run_folders(root, scale, suites[0])  # which says what is missing
     if file.is_file():
         study = params.load(file)
-        suites = [suite for suite in suites if study.scale(scale, suite).evaluate.split in (None, "test")]
+        suites = [suite for suite in suites if study.scale(scale, suite).asked == "test"]
         cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(scale, suite)}
         folders = [folder for folder in folders if folder in cells]
     if not folders:

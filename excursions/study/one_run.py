@@ -67,7 +67,7 @@ class Job:
     @property
     def split(self) -> str:
         """The questions that are asked: those of the test, but where settings are chosen."""
-        return self.scale.evaluate.split or "test"
+        return self.scale.asked
 
     def training(self) -> Training:
         run = self.run
