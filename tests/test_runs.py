@@ -388,13 +388,16 @@ def test_the_digest_of_the_questions_is_kept_by_what_makes_them(project, smoke, 
     run = Run("smoke", "main", "p88", "rl", 0)
     first = fingerprint(run, smoke, project)
     (kept,) = (project / "scratch" / "questions").glob("*.json")
+    mixture = dict(reversed(smoke.questions.easy_mixture.items()))
+    fingerprint(run, replace(smoke, questions=replace(smoke.questions, easy_mixture=mixture)), project)
+    assert len([*kept.parent.glob("*.json")]) == 2  # in another order other questions are drawn
     kept.write_text("{damaged")
     assert fingerprint(run, smoke, project) == first
     kept.write_text(json.dumps("of other questions"))
     assert fingerprint(run, smoke, project) != first
     modules = code.reached
     monkeypatch.setattr(code, "reached", lambda starts: modules(starts) | {"excursions.data.loading": "edited"})
-    assert fingerprint(run, smoke, project) == first and len([*kept.parent.glob("*.json")]) == 2
+    assert fingerprint(run, smoke, project) == first and len([*kept.parent.glob("*.json")]) == 3
 
 
 def test_a_null_parameter_changes_no_fingerprint(project, smoke):

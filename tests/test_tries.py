@@ -27,7 +27,7 @@ def project(tmp_path) -> Path:
     raw["smoke"]["evaluate"] |= {"samples": 8, "max_new_tokens": 12, "general": 4}
     raw["smoke"]["questions"] |= {"test": 4}
     raw["smoke"]["overrides"] = {"rl": {"rl": {"learning_rate": 3e-4, "clip": 0.3}}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     about = {"parameters": 1, "tokens": {"p20": 1, "p88": 4}, "total_tokens": 5}
     write_json(tmp_path / "checkpoints/smoke/main/suite.json", about)
     return tmp_path
@@ -109,10 +109,10 @@ def test_a_comparison_is_paired(tmp_path):
     """Of one and the same run the difference is 0 and so is its interval; of a better one it is that of the means."""
     make_study(tmp_path, checkpoints=["p88"], recipes=["rl"])
     raw = read_study(checkpoints=["p88"], recipes=["rl"], seeds=[0])
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     for name, shift in (("same", 0.0), ("better", 1.0)):
         home = make_study(tmp_path / "tries" / name, checkpoints=["p88"], recipes=["rl"], shift=shift)
-        (home / "params.yaml").write_text(yaml.safe_dump(raw))
+        (home / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     table, differ = compare(tmp_path, "same")
     assert differ == "no setting differs" and set(table["k"]) == set(tables.KS)
     assert (table[["estimate", "ci_low", "ci_high"]] == 0).all(axis=None)

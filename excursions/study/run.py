@@ -91,7 +91,8 @@ def _questions(scale: Scale, root: Path) -> str:
     if not open_source(scale).made_here:
         return questions_digest(scale)
     made_by = code.reached(("excursions.data.nano.source", "excursions.data.loading"))
-    file = tree.questions_file(root, json_digest([asdict(scale.questions), made_by])[:24])
+    # as text, since the order of a mixture's cells decides what is drawn
+    file = tree.questions_file(root, json_digest([repr(scale.questions), made_by])[:24])
     found = read_json(file)
     if not isinstance(found, str):
         found = questions_digest(scale)
