@@ -18,6 +18,7 @@ COUNT = Range(1, 10**6)
 NATURAL = Range(0, 10**6)
 SEED = Range(0, 2**63 - 1)
 SHARE = Range(0, 1)
+NANO_ITEMS = 512  # the most that the smallest of nano's general benchmarks, PIQA, has
 POSITIVE = Range(0, above=True)
 RATE = Range(0, 1, above=True)
 BETA = Range(0, 1, below=True)
@@ -326,5 +327,8 @@ def _rules(scale: Scale) -> Iterator[tuple[bool, str, object, str]]:
         yield rl.clip_high >= rl.clip, "rl.clip_high", rl.clip_high, f"rl.clip, which is {rl.clip}, or more"
     sft_steps = -(-sft.epochs * asked // sft.batch_size)
     yield sft.warmup_steps <= sft_steps, "sft.warmup_steps", sft.warmup_steps, f"at most the {sft_steps:,} steps of SFT"
+    if questions.source == "nano":
+        general = scale.evaluate.general
+        yield 1 <= general <= NANO_ITEMS, "evaluate.general", general, f"1 to {NANO_ITEMS}, as many as the smallest has"
     between, test = scale.evaluate.questions_between, questions.test
     yield between <= test, "evaluate.questions_between", between, f"at most questions.test, which is {test}"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder and renames it to `path` if the block succeeds. Raises OSError for
     what the disk refuses, whatever library met it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # not the number of the process alone, which two containers that share a folder may both have
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     mode = _mode_of_new(temporary)
     try:
         with _refusals(path):

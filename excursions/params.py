@@ -182,6 +182,9 @@ def _block(raw: dict, name: str, path: Path) -> Scale:
     check_scale(scale, f"{path}: {name}")
     for recipe, values in overrides.items():
         changed(scale, values, f"{path}: {name}", f"{where}.{recipe}")
+        for block in values:  # another one would be changed without any effect
+            read = (*recipes.RECIPES[recipe].reads, "engine", "lora")
+            one_of(block, read, f"block that {recipe} reads (key '{where}.{recipe}' of {path})")
     return scale
 
 

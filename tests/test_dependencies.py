@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from excursions import commands
+from excursions.recipes import RECIPES
 from excursions.study import code
 
 ROOT = Path(__file__).parents[1]
@@ -66,3 +67,10 @@ def test_a_stage_depends_on_what_it_imports(name):
         if file.stem not in DESCRIBING and not any(file == dep or dep in file.parents for dep in watched)
     }
     assert loose == set()
+
+
+def test_training_depends_on_every_key_that_can_change_a_run():
+    """DVC would not see an edit of another one."""
+    named = {key.removeprefix("${item.scale}.") for key in STAGES["train"]["params"]}
+    blocks = {block for recipe in RECIPES.values() for block in recipe.reads}
+    assert {*blocks, "engine", "lora", "overrides", "seeds", "more_seeds", "recipes", "keep_models"} <= named

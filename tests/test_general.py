@@ -328,6 +328,8 @@ def test_a_fault_of_a_copy_is_named(copies):
         assert expected in said()
     (copies / "lambada_openai.jsonl").write_text('{"text": "a b"}\n["a b"]\n')
     assert "line 2: found ['a b'], expected an object with the columns text" in said()
+    (copies / "lambada_openai.jsonl").write_bytes('{"text": "a caf\u00e9 b"}\n'.encode("latin-1"))
+    assert "lambada_openai.jsonl, line 1: not valid JSON in UTF-8" in said()
     (copies / "lambada_openai.jsonl").write_text("{")
     assert "lambada_openai.jsonl, line 1: not valid JSON" in said()
 

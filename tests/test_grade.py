@@ -797,3 +797,9 @@ def test_grade_jsonl_names_the_bad_line(tmp_path, line):
 def test_grade_jsonl_without_a_file(tmp_path):
     with pytest.raises(UserError, match="missing.jsonl: No such file"):
         grade_jsonl(tmp_path / "missing.jsonl")
+
+
+@pytest.mark.parametrize("gold", ["x^2", r"\frac{\pi}{2}", "7"])
+@pytest.mark.parametrize("power", ["99^2500", "15^4000", "2^{13999}", "99^{-2500}"])
+def test_a_power_with_thousands_of_digits_is_graded_and_breaks_nothing(power, gold):
+    assert not is_correct(rf"so it is \boxed{{{power}}}", gold, marked_only=True)

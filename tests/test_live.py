@@ -45,6 +45,15 @@ def test_a_damaged_log_is_one_sentence(tmp_path, line):
         next(told)
 
 
+def test_a_run_that_is_started_again_with_fewer_steps_is_followed_from_its_first(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b'{"step": 1, "steps": 9}\n{"step": 2, "steps": 9}\n')
+    told = study_live.follow(file, wait=0)
+    assert [next(told)[:8] for _ in range(2)] == ["step 1/9", "step 2/9"]
+    file.write_bytes(b'{"step": 1, "steps": 2}\n{"step": 2, "steps": 2}\n')
+    assert [line[:8] for line in told] == ["step 1/2", "step 2/2"]
+
+
 def test_a_choice_is_shown_at_once_and_replaced_by_the_next(shown):
     def say(checkpoint: str, root: str) -> str:
         if checkpoint == "p56":

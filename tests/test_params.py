@@ -56,6 +56,7 @@ WRONG = [
     ("nano/rl/Learning_Rate", 1.0, "Did you mean 'nano.rl.learning_rate'?"),
     ("nano/rl/steps", "many", "'nano.rl.steps' is 'many'; accepted: a whole number, 1 to 1,000,000"),
     ("nano/rl/steps", True, "'nano.rl.steps' is True"),
+    ("nano/evaluate/general", 5000, "1 to 512, as many as the smallest has"),
     ("nano/rl/steps", 10.5, "'nano.rl.steps' is 10.5"),
     ("nano/rl/steps", None, "'nano.rl.steps' is None"),
     ("nano/rl/steps", 0, "'nano.rl.steps' is 0"),
@@ -260,6 +261,9 @@ def test_one_recipe_may_see_other_values(raw):
     assert scale.of("sft_rl") == scale
     assert scale.of("rl").rl == replace(scale.rl, betas=(0.0, 0.5), kl=1.0)
     assert replace(scale.of("rl"), rl=scale.rl) == scale
+    raw["nano"]["overrides"] = {"sft": {"rl": {"kl": 1}}}  # which would change nothing
+    with pytest.raises(UserError, match="There is no block that sft reads"):
+        params.check(raw, FILE)
 
 
 def test_a_suite_of_our_own_sees_its_overrides_and_has_its_runs(raw):

@@ -1,13 +1,14 @@
 """Several processes give what one gives: pretraining, SFT, GRPO and parallel averaging, whole or sharded (FSDP2)."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import distributed_work
 import pytest
 import torch
 
 from excursions.data.nano import corpus
-from excursions.models.model import build_model
+from excursions.models.model import build_model, load_model
 from excursions.models.processes import Processes
 from excursions.params import UserError
 from excursions.rollout.torch_engine import TorchEngine
@@ -88,3 +89,17 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(smoke, tmp_path, monkey
 def replace_count(processes, count):
     processes.count = count
     return processes
+
+
+def test_a_frozen_copy_answers_with_its_own_weights_in_mixed_precision(suite):
+    """A wrapped forward that is copied along is bound to the policy: its KL to such a reference would always be 0."""
+    processes = Processes()
+    processes.accelerator = SimpleNamespace(mixed_precision="bf16")
+    policy = processes.place(load_model(suite / "checkpoints/smoke/main/p88")[0])
+    reference, ids = processes.frozen(policy), torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        before = reference(input_ids=ids).logits
+        for p in policy.parameters():
+            p.mul_(2)
+        assert before.dtype == torch.bfloat16 and torch.equal(reference(input_ids=ids).logits, before)
+        assert not torch.equal(policy(input_ids=ids).logits, before)

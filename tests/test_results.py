@@ -426,3 +426,6 @@ def test_tables_hold_the_cells_that_params_yaml_names(tmp_path):
     both = results.load_tables(root, "nano").outcomes
     assert set(both[both.suite == "main"].checkpoint) == {keep} and keep != "p20"
     assert set(both[both.suite == "pythia-1b"].checkpoint) == {"p20"}
+    for kind in ("results", "checkpoints"):  # a suite that params.yaml no longer has
+        (root / kind / "nano" / "pythia-1b").rename(root / kind / "nano" / "of-old")
+    assert set(results.load_tables(root, "nano").outcomes.suite) == {"main"}

@@ -123,6 +123,32 @@ def test_a_run_without_one_of_its_files_is_to_compute(project, smoke, capsys):
         (run.folder(project) / name).write_bytes(content)
 
 
+def test_a_file_that_was_changed_afterwards_is_told_from_what_the_run_wrote(project, smoke, capsys):
+    run = Run("smoke", "main", "p88", "base", 0)
+    train_runs([run], smoke, project)
+    file = run.folder(project) / "outcomes.parquet"
+    outcomes = pd.read_parquet(file)
+    outcomes.assign(correct=outcomes["n"]).to_parquet(file)
+    assert status(run, smoke, project) == "to compute"
+    assert "outcomes.parquet was changed after the run had written it" in capsys.readouterr().out
+
+
+def test_sources_edited_after_the_start_stop_what_would_mix_old_and_new(project, smoke):
+    run = Run("smoke", "main", "p88", "base", 0)
+    with pytest.raises(UserError, match="its code was edited after this command had started"):
+        pool._alone(run, smoke, project, False, "the digest of before")
+    assert not run.folder(project).exists()
+
+
+def test_what_starts_from_a_failed_run_is_not_started(project, smoke):
+    wild = replace(smoke, sft=replace(smoke.sft, learning_rate=1e30, batch_size=4), workers=1)
+    runs = [Run("smoke", "main", "p88", recipe, 0) for recipe in ("sft", "sft_rl", "base")]
+    with pytest.raises(UserError, match="sft_rl seed-0: not started, as it starts from p88 sft seed-0") as told:
+        train_runs(runs, wild, project)
+    assert str(told.value).startswith("2 of 3 runs failed")
+    assert [run.folder(project).exists() for run in runs] == [False, False, True]
+
+
 @pytest.mark.parametrize("recipe", ["parallel", "sft_rl"])
 def test_a_killed_run_resumes_to_the_same_bytes(project, smoke, monkeypatch, recipe):
     monkeypatch.setattr(one_run, "SAVE_EVERY", 1)
@@ -303,6 +329,8 @@ def test_the_code_of_a_run_is_what_its_recipe_reaches(smoke):
     assert "excursions.training.grpo" not in sft and "excursions.training.sft" not in rl
     assert not any(name.startswith("excursions.training") for name in base)
     assert {*code.run_modules("sft_rl", smoke)} == {*rl, *sft}
+    # the harness imports the one by its name in the others
+    assert {"excursions.data.nano.benchmarks", "data/nano/tasks"} <= set(base)
     assert not {"excursions.data.public", "excursions.rollout.vllm_engine", "excursions.params"} & set(rl)
 
 

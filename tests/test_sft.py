@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from excursions.data.batches import batch_indices
 from excursions.data.loading import load_questions
@@ -13,6 +14,7 @@ from excursions.params import Lora, UserError
 from excursions.training.optimizers import adamw, cosine, step_optimizer
 from excursions.training.parallel import averaged_step, rl_weight
 from excursions.training.sft import (
+    Example,
     check_context,
     completion_loss,
     recomputing,
@@ -193,3 +195,19 @@ def test_parallel_is_the_mean_of_two_updates_from_one_snapshot(suite, questions,
     for mean, rl, sft in zip(*(m.parameters() for m in models), strict=True):
         assert torch.allclose(mean, (rl + sft) / 2, atol=1e-7)
     assert metrics.keys() == {"norm0", "norm1"}
+
+
+def test_dropout_never_acts_and_checkpointing_changes_nothing():
+    """What is sampled without dropout must be scored without it."""
+    config = GPT2Config(vocab_size=32, n_positions=32, n_embd=16, n_layer=2, n_head=2, attn_pdrop=0.5, resid_pdrop=0.5)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config).eval()
+    examples = [Example([3, 4, 5], [6, 7]), Example([3, 4], [8, 9, 1])]
+    plain = sft_gradients(model, examples, 0, Processes())["sft_loss"]
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with recomputing(model, True):
+        assert sft_gradients(model, examples, 0, Processes())["sft_loss"] == plain
+    assert not model.is_gradient_checkpointing and not any(module.training for module in model.modules())
+    for p, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(p.grad, gradient)

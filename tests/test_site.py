@@ -50,6 +50,7 @@ def project(tmp_path_factory) -> Path:
             "lead": [],
             "code_style": "",
             "found": pages.claims_of(root, "nano", name),
+            "by_result": {},
         }
         pages.write_page("report.html.j2", root / "reports" / "nano" / f"{name}.html", **about)
     site.write_site(root, "nano")
@@ -258,7 +259,7 @@ def _check_quiet(browser) -> None:
     assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [entry["params"]["request"]["url"] for entry in sent if entry["method"] == "Network.requestWillBeSent"]
-    assert asked and [url for url in asked if not url.startswith(("file:", "data:", "about:", "chrome:"))] == []
+    assert asked and [url for url in asked if not url.startswith(("file:", "data:", "about:", "chrome"))] == []
 
 
 def test_pages_are_quiet_and_fit_in_both_widths_and_schemes(project, browser):

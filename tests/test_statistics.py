@@ -225,6 +225,8 @@ def test_heterogeneity_is_found_where_it_is_and_rarely_where_it_is_not(seeds):
     assert np.mean([p((0.1,) * 5) < 0.05 for _ in range(300)]) <= 0.07
     assert np.mean([p((0.3, 0.3, 0, -0.3, -0.3)) < 0.05 for _ in range(50)]) > 0.9
     assert statistics.heterogeneity([Estimate(0, 1, 1)]) is None
+    known, unknown = Estimate(0, 0, 0), Estimate(0.001, 0, 0.014**2)  # no seed of one solves anything
+    assert statistics.heterogeneity([known, unknown]) > 0.9 and statistics.heterogeneity([known, known]) == 1
 
 
 def test_holm_is_the_textbook_and_never_below_the_plain_value():
@@ -235,3 +237,11 @@ def test_holm_is_the_textbook_and_never_below_the_plain_value():
 def test_groups_with_other_questions_cannot_be_compared():
     with pytest.raises(ValueError, match="10 and 9 questions"):
         statistics.contrast([np.zeros((1, 10)), np.zeros((1, 9))])
+
+
+def test_means_that_agree_by_luck_do_not_narrow_an_interval_below_what_the_questions_know():
+    rng = np.random.default_rng(0)
+    value_sq = rng.normal(0.5, 0.3, (3, 200))
+    value_sq -= value_sq.mean(axis=1, keepdims=True) - 0.5  # all three means alike
+    found = statistics.contrast([value_sq])
+    assert found.seeds == pytest.approx(0.3**2 / (3 * 200), rel=0.1) and found.seed_df > 100

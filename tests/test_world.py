@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from excursions.blocks import NANO_ITEMS
 from excursions.data.nano import lexicon as lex
 from excursions.data.nano.benchmarks import BENCHMARKS, make_items
 from excursions.data.nano.world import World, general_document, is_reserved_pair, words, zipf_cumulative
@@ -135,6 +136,10 @@ def test_items_are_well_formed(world, items):
         choices = 2 if name == "piqa" else 4
         assert all(len(set(item["choices"])) == choices for item in made)
         assert set(Counter(item["gold"] for item in made).values()) == {ITEMS // choices}
+
+
+def test_the_smallest_benchmark_has_as_many_items_as_params_yaml_may_ask():
+    assert len(lex.ACTIONS) * len(lex.THINGS) == NANO_ITEMS
 
 
 def test_no_item_is_in_the_stream(items, stream):

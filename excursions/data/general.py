@@ -59,16 +59,16 @@ def _check_copy(name: str, file: Path) -> None:
     if not file.is_file():
         accepted = ", ".join(f"{task}.jsonl" for task, _, _ in HARNESS_TASKS.values())
         raise UserError(f"{file} does not exist: hub.general in params.yaml is to be a folder with {accepted}.")
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{file}, line {number}: not valid JSON ({error}).") from None
+                row = json.loads(line.decode())
+            except ValueError as error:  # of the text or of its bytes
+                raise UserError(f"{file}, line {number}: not valid JSON in UTF-8 ({error}).") from None
             try:
                 wrong = _wrong_with(row, HARNESS_TASKS[name][2])
             except (TypeError, AttributeError):
-                wrong = f"a column has the wrong type: {line.strip()[:200]}"
+                wrong = f"a column has the wrong type: {line.decode().strip()[:200]}"
             if wrong:
                 raise UserError(f"{file}, line {number}: {wrong}.")
 

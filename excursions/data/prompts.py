@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from excursions.data.loading import examples_for
 from excursions.data.questions import Question, QuestionSet, build_prompt
 from excursions.params import Questions, Style, UserError
 
@@ -80,7 +81,7 @@ def describe_prompts(
     style, lines = style or questions.style or PLAIN, []
     for benchmark in dict.fromkeys(q.benchmark for q in found.test):
         asked = next(q for q in found.test if q.benchmark == benchmark)
-        examples = [e for e in found.examples if e.benchmark == benchmark] or list(found.examples)
+        examples = examples_for(asked, found.examples)
         for number in dict.fromkeys((0, min(shots, len(examples)))):
             ids = prompt_ids(tokenizer, asked.text, examples[:number], questions, style)
             kind = "chat template" if style.chat else f"plain{', with BOS' * begins_with_bos(tokenizer, style)}"

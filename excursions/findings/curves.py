@@ -183,7 +183,7 @@ def phases(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFr
 
     Columns: scale, suite, checkpoint, tokens, chinchilla, recipe (rl, sft_rl), start (few-shot or 0-shot: the base
     checkpoint so asked; SFT: the model that RL after SFT starts from), rl_step, measure (pass@1, pass@32, entropy),
-    estimate, ci_low, ci_high (points; nats without interval).
+    n_seeds, estimate, ci_low, ci_high (points; nats without interval).
     """
     one_of(suite, list(tables.parameters), "suite with results")
     rows = _asked(tables, role, suite)
@@ -199,13 +199,13 @@ def phases(tables: Tables, role: str = "easy", suite: str = "main") -> pd.DataFr
                 both = pd.concat([before.assign(when=0), after.assign(when=1)])
                 for k in (k for k in (1, 32) if k <= both["n"].min()):
                     values = estimates.per_question(both, k, ["when", "seed"])
-                    found.append(about | {"rl_step": step, "measure": f"pass@{k}"}
-                                 | difference(values.loc[1], values.loc[0]))  # fmt: skip
+                    of_step = about | {"rl_step": step, "measure": f"pass@{k}", "n_seeds": len(values.loc[1])}
+                    found.append(of_step | difference(values.loc[1], values.loc[0]))
                 # of the few-shot base no log knows the entropy
                 if start != "few-shot" and len(own) and own["entropy"].notna().any():
                     near = own.iloc[(own["rl_step"] - step).abs().argmin()]["entropy"] - own["entropy"].iloc[0]
                     found.append(about | {"rl_step": step, "measure": "entropy", "estimate": near})
-    columns = [*WHERE, "recipe", "start", "rl_step", "measure", *INTERVAL]
+    columns = [*WHERE, "recipe", "start", "rl_step", "measure", "n_seeds", *INTERVAL]
     return _finished(pd.DataFrame(found, columns=columns), tables)
 
 

@@ -48,7 +48,8 @@ def forest(scale: str, claims: Sequence[Claim]) -> Figure:
         _row(axes, place, claim)
     supported = sum(claim.verdict == "supported" for claim in claims)
     measured = sum(claim.verdict != "not measured" for claim in claims)
-    title = f"{supported} of {measured} measured claims are supported at scale {scale} ({len(claims)} claims in all)"
+    title = f"{supported} of {measured} measured claims are supported at scale {scale}"
+    title += f" ({len(claims)} claims in all)" if len(claims) > measured else ""
     figure.text(0.15 / width, 1 - 0.12 / height, title, fontsize=12, weight="bold", va="top")
     note = "Inconclusive also where the checkpoints disagree with their mean, or where one of several contrasts is."
     figure.text(0.15 / width, 0.08 / height, note, fontsize=7.5, color=plotting.GREY, va="bottom")

@@ -1,6 +1,7 @@
 """What came out, in sentences made from the numbers: the title of each figure and the first lines of its notebook.
 
-No sentence says more than its table: "rises" and "falls" mean that a 95% interval lies on one side of 0.
+No sentence says more than its table: "rises" and "falls" (of what training changes), "is higher" and "is lower" (of
+two recipes) mean that a 95% interval lies on one side of 0, by itself, whatever the number of comparisons.
 """
 
 from __future__ import annotations
@@ -25,14 +26,23 @@ def answer(sentences: Sequence[str]) -> HTML:
 
 
 def moved(changes: pd.DataFrame) -> str:
-    """At how many checkpoints a change is up, at how many down."""
+    """At how many checkpoints what training changes is up, at how many down."""
+    return _counted(changes, "rises", "falls", "changes")
+
+
+def compared(differences: pd.DataFrame) -> str:
+    """At how many checkpoints one recipe is above another, at how many below."""
+    return _counted(differences, "is higher", "is lower", "differs")
+
+
+def _counted(changes: pd.DataFrame, up: str, down: str, either: str) -> str:
     n = len(changes)
     if n == 0:
         return "is not measured"
-    counts = {"rises": (changes["ci_low"] > 0).sum(), "falls": (changes["ci_high"] < 0).sum()}
+    counts = {up: (changes["ci_low"] > 0).sum(), down: (changes["ci_high"] < 0).sum()}
     said = [f"{verb} at {count}" for verb, count in counts.items() if count]
     of_n = f" of {n} checkpoint{'s' * (n > 1)}"
-    return f"{' and '.join(said)}{of_n}" if said else f"changes measurably at none{of_n}"
+    return f"{' and '.join(said)}{of_n}" if said else f"{either} measurably at none{of_n}"
 
 
 def span(changes: pd.DataFrame) -> str:
@@ -82,7 +92,7 @@ def checkpoints(points: pd.DataFrame, general: pd.DataFrame) -> list[str]:
     for role in ("easy", "hard"):
         for k in (1, 32):
             base = points[(points["recipe"] == "base") & (points["role"] == role) & (points["k"] == k)]
-            said += [f"{role} @{k} {_ends(base)}"] if len(base) else []
+            said += [f"{role} pass@{k} {_ends(base)}"] if len(base) else []
     average = general[(general["benchmark"] == "average") & (general["recipe"] == "base")]
     start = (
         f"Pretraining from {points['chinchilla'].min():.1f}× to {points['chinchilla'].max():.1f}× Chinchilla-optimal"
@@ -108,8 +118,8 @@ def scarce_demonstrations(changes: pd.DataFrame) -> list[str]:
     """Result 2."""
     one, one32, gold, gold32 = (pick(changes, "rl", other, k) for other in ("sft", "sft_gold") for k in (1, 32))
     return [
-        f"Direct RL against SFT on one solution: pass@1 {moved(one)}, pass@32 {moved(one32)}.",
-        f"Against SFT on all solutions its pass@1 {moved(gold)} ({span(gold)}) and its pass@32 {moved(gold32)} "
+        f"Direct RL against SFT on one solution: pass@1 {compared(one)}, pass@32 {compared(one32)}.",
+        f"Against SFT on all solutions its pass@1 {compared(gold)} ({span(gold)}) and its pass@32 {compared(gold32)} "
         f"({span(gold32)}).",
     ]
 
@@ -127,7 +137,8 @@ def sharpening_or_expansion(changes: pd.DataFrame) -> list[str]:
         pick(changes, *arms, k) for arms in (("rl", "base"), ("sft_rl", "sft")) for k in (1, 32)
     )
     return [
-        f"Pass@32, easy problems: under direct RL it {moved(rl32)}, under RL after SFT it {moved(after32)}.",
+        f"Pass@32, easy problems: direct RL against few-shot base {moved(rl32)}; RL after SFT against SFT "
+        f"{moved(after32)}.",
         f"Pass@1 under direct RL {moved(rl)} ({span(rl)}), under RL after SFT it {moved(after)} ({span(after)}).",
     ]
 
@@ -135,8 +146,8 @@ def sharpening_or_expansion(changes: pd.DataFrame) -> list[str]:
 def general_capabilities(changes: pd.DataFrame) -> list[str]:
     """Result 4."""
     average = changes[changes["benchmark"] == "average"]
-    compared, where = shared(average, "recipe")
-    means = compared.groupby("recipe", sort=False)["estimate"].mean()
+    everywhere, where = shared(average, "recipe")
+    means = everywhere.groupby("recipe", sort=False)["estimate"].mean()
     said = ", ".join(f"{_name(recipe)} {value:+z.1f}" for recipe, value in means.items())
     each = "; ".join(
         f"{_name(recipe)} {moved(settled(rows))}" for recipe, rows in average.groupby("recipe", sort=False)
@@ -149,13 +160,13 @@ def parallel_averaging(changes: pd.DataFrame, general: pd.DataFrame) -> list[str
     """Result 5."""
     one, many = (pick(changes, "parallel", "rl", k) for k in (1, 32))
     others = "; ".join(
-        f"against {_name(other)} pass@1 {moved(pick(changes, 'parallel', other, 1))}, "
-        f"pass@32 {moved(pick(changes, 'parallel', other, 32))}"
+        f"against {_name(other)} pass@1 {compared(pick(changes, 'parallel', other, 1))}, "
+        f"pass@32 {compared(pick(changes, 'parallel', other, 32))}"
         for other in ("sft", "sft_rl")
     )
     average = general[(general["benchmark"] == "average") & (general["recipe"] == "parallel")]
     return [
-        f"Parallel averaging against direct RL: pass@1 {moved(one)}, pass@32 {moved(many)}.",
+        f"Parallel averaging against direct RL: pass@1 {compared(one)}, pass@32 {compared(many)}.",
         f"{others[:1].upper()}{others[1:]}. Its accuracy on the general benchmarks {moved(settled(average))}.",
     ]
 
@@ -168,7 +179,7 @@ def phase_map(phases: pd.DataFrame) -> list[str]:
         "few-shot": "from few-shot",
         "SFT": "RL after SFT",
     }.items():
-        kinds = phase_kinds(phases[phases["start"] == start])
+        kinds = phase_kinds(settled(phases[phases["start"] == start]))
         last = kinds.sort_values("rl_step").groupby("checkpoint", observed=True)["kind"].last()
         counted = last.value_counts(sort=False)
         said += [f"{words}: " + ", ".join(f"{kind} at {n}" for kind, n in counted.items())] if len(last) else []
@@ -239,7 +250,7 @@ def combination(points: pd.DataFrame) -> list[str]:
         f"By the weight of RL, easy problems, {where}: {'; '.join(said)}."
         if said
         else "Several weights of RL have not been measured.",
-        "Weight 0 is SFT alone, 1 is RL alone, each by itself. Whether two of them differ is weighed by the claims.",
+        "Weight 0 is SFT alone, 1 is RL alone. No claim weighs these differences; the tables have their intervals.",
     ]
 
 

@@ -72,15 +72,10 @@ def contrasts(check: Check, tables: Tables, pick: Pick = estimates.last_step) ->
     return found
 
 
-def seed_spread(check: Check, tables: Tables) -> list[Contrast]:
-    """How far apart runs of direct RL end in pass@1, at each checkpoint of the span."""
-    return _spread_in_test(check, tables)
-
-
 def alike_in_reward(check: Check, tables: Tables) -> list[Contrast]:
     """Runs of direct RL at each checkpoint of the span: near in training reward (below `above`), and not in test (above
     it)."""
-    found, near = _spread_in_test(check, tables), replace(check, above=None, below=check.above)
+    found, near = seed_spread(check, tables), replace(check, above=None, below=check.above)
     for at in [point.checkpoint for test in found for point in test.points]:
         log = tables.training
         log = log[(log["suite"] == "main") & (log["recipe"] == "rl") & (log["checkpoint"] == at)] if len(log) else log
@@ -142,7 +137,10 @@ def rollouts_on_hard(check: Check, tables: Tables) -> list[Contrast]:
     strata = np.repeat(["hard", "easy"], [hard.values.shape[1], easy.values.shape[1]])
     groups = {}
     for name in names:
-        (hard_sq,), (easy_sq,) = hard.groups(hard.slots[name]), easy.groups(easy.slots[name])
+        of_name = [*hard.groups(hard.slots[name]), *easy.groups(easy.slots[name])]
+        if len({len(value_sq) for value_sq in of_name}) > 1 or len(of_name) != 2:
+            raise NotMeasurable(f"needs the same seeds in all four suites at {name}")
+        hard_sq, easy_sq = of_name
         groups[name] = np.hstack([2 * hard_sq, -2 * easy_sq])  # the mean of both strata is hard minus easy
     points = {name: statistics.contrast([value_sq], strata) for name, value_sq in groups.items()}
     whole = statistics.contrast([value_sq / len(groups) for value_sq in groups.values()], strata)
@@ -173,7 +171,8 @@ def at_as_many_answers(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept)
 
 
-def _spread_in_test(check: Check, tables: Tables) -> list[Contrast]:
+def seed_spread(check: Check, tables: Tables) -> list[Contrast]:
+    """How far apart runs of direct RL end in pass@1, at each checkpoint of the span."""
     (formula,) = check.contrasts
     arms = _arms(check, tables, formula)
     note = checks.kept(list(arms.slots), arms.left_out)
@@ -249,9 +248,10 @@ def _underived(rows: pd.DataFrame, arms: list[tuple[str, str]], slots: dict[str,
 
 def _steps(rows: pd.DataFrame) -> str:
     found = []
-    for (checkpoint, suite), at in rows.groupby(["checkpoint", "suite"], sort=False):
-        asked = at["question_id"].nunique()
-        found.append(f"{checkpoint} after {at['step'].iloc[0]} steps of {suite}, on {asked} questions")
+    for checkpoint, there in rows.groupby("checkpoint", sort=False):
+        in_all = there.groupby(["benchmark", "question_id"])["suite"].nunique() == there["suite"].nunique()
+        for suite, at in there.groupby("suite", sort=False):
+            found.append(f"{checkpoint} after {at['step'].iloc[0]} steps of {suite}, on {in_all.sum()} questions")
     return "; ".join(found)
 
 
@@ -290,5 +290,7 @@ def _words(arm: tuple[str, str]) -> str:
 def _axis(tables: Tables) -> tuple[list[str], list[float]]:
     """Checkpoints of the main suite in the order of pretraining, and their multiples of Chinchilla-optimal."""
     main = tables.outcomes[tables.outcomes["suite"] == "main"]
+    if main.empty:
+        raise NotMeasurable("needs results of the suite main")
     tokens = main.groupby("checkpoint")["tokens"].first().sort_values()
     return list(tokens.index), list(cast(pd.Series, estimates.chinchilla(tokens, tables.parameters["main"])))

@@ -50,6 +50,7 @@ def run(name: str, scale: str, root: Path | str = ".", parameters: Mapping[str, 
         code_style=Markup(_code_style()),
         contents=[(Markup(at), Markup(heading)) for at, heading in re.findall(r'<h2 id="([^"]+)">([^<]+)', body)],
         found=pages.claims_of(root, scale, name) if suite == "main" else [],  # claims are of the study itself
+        by_result=pages.by_result(root, scale) if name == "claims" else {},
     )
     told = "".join(output.text for output in executed.cells[-1].get("outputs", []) if output.output_type == "stream")
     print(told, end="")

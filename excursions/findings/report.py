@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from excursions.findings import plotting
 from excursions.findings.claims import Claim, claims_table
+from excursions.findings.curves import FROM_0_TO_1
 
 NAMES = {
     "recipe": lambda recipe: plotting.LOOKS[recipe].label,
@@ -21,6 +22,7 @@ NAMES = {
     "k": lambda k: f"pass@{k}",
     "chinchilla": lambda multiple: f"{multiple:.2f}×",
     "seed": lambda seed: f"{seed:.0f}",
+    "weight of RL": lambda weight: "0 to 1" if weight == FROM_0_TO_1 else f"{weight:g}",
 }
 HEADERS = {
     "chinchilla": "× optimal",
@@ -64,9 +66,9 @@ def table(rows: pd.DataFrame, index: list[str], columns: list[str], caption: str
     return frame(wide, caption)
 
 
-def frame(rows: pd.DataFrame, caption: str) -> HTML:
-    """Any table as HTML."""
-    made = rows.to_html(border=0, float_format=lambda value: f"{value:.3g}", na_rep="", justify="left")
+def frame(rows: pd.DataFrame, caption: str, look: str = "") -> HTML:
+    """Any table as HTML. look: a class of the site's style sheet."""
+    made = rows.to_html(border=0, classes=look, float_format=lambda value: f"{value:.3g}", na_rep="", justify="left")
     return HTML(made.replace("<thead>", f"<caption>{html.escape(caption)}</caption><thead>", 1))
 
 
@@ -75,7 +77,8 @@ def verdicts(claims: list[Claim]) -> HTML:
     rows = claims_table(claims)
     rows.insert(2, "seeds", [claim.n_seeds for claim in claims])
     rows["measured on"] = [claim.note for claim in claims]
-    return frame(rows, "Effects in percentage points with 95% intervals; the rule of each verdict is in CLAIMS.md")
+    caption = "Effects in percentage points with 95% intervals; the rule of each verdict is in CLAIMS.md"
+    return frame(rows, caption, "verdicts")
 
 
 def _interval(row: dict) -> str:

@@ -1,9 +1,10 @@
 """What the paper claims, one check for each sentence, with the rule of its verdict beside it.
 
 The rules were written before the runs that they weigh were there, the paper's curves being known. What was changed when
-some were there, and why, stands in docs/log.md ("Rules that were changed"). The sentences are ours
-and restate the project's blog (rl-excursions.github.io, June 2026; "text of February" is its first version) and the
-abstract of arXiv 2606.04272; `source` counts the blog's results and figures. How an effect is measured is in
+runs were there, and why, stands in docs/log.md ("Rules that were changed", "What an independent reading of the claims
+and the pages found"). The sentences are ours and restate the project's blog (rl-excursions.github.io, June 2026; "text
+of February" is its first version) and the abstract of arXiv 2606.04272; `source` counts the blog's results and figures.
+The first claim of a figure leads its page. How an effect is measured is in
 measures.py, how it becomes a verdict in checks.py.
 """
 
@@ -86,15 +87,15 @@ CHECKS = (
           [f"pass@1 of sft_gold_rl - {other}" for other in ("rl", "sft", "sft_gold", "sft_rl")],
           "easy", "last", above=0),
     # ---- Result 3
+    Check("rl-expands", "sharpening_or_expansion", "Result 3; Figures 1, 4",
+          "Direct RL raises pass@1 and pass@32 together: it expands what the model can solve.",
+          ["pass@1 of rl - base", "pass@32 of rl - base"], "easy", "all", above=0),
     Check("sft-rl-raises-pass1", "sharpening_or_expansion", "Result 3; Figure 4",
           "RL after SFT raises pass@1.",
           ["pass@1 of sft_rl - sft"], "easy", "all", above=0),
     Check("sft-rl-lowers-pass32", "sharpening_or_expansion", "Result 3; Figure 4",
           "RL after SFT lowers pass@32: it sharpens what SFT has taught.",
           ["pass@32 of sft_rl - sft"], "easy", "all", below=0),
-    Check("rl-expands", "sharpening_or_expansion", "Result 3; Figures 1, 4",
-          "Direct RL raises pass@1 and pass@32 together: it expands what the model can solve.",
-          ["pass@1 of rl - base", "pass@32 of rl - base"], "easy", "all", above=0),
     Check("sharpening-comes-from-sft", "sharpening_or_expansion", "Result 3",
           "Sharpening comes from SFT: RL after SFT lowers pass@32, and direct RL fares better than that.",
           ["pass@32 of sft - sft_rl", "pass@32 of rl - base - sft_rl + sft"], "easy", "all", above=0),
@@ -129,12 +130,6 @@ CHECKS = (
           "The price of parallel averaging is a pass@1 below that of direct RL.",
           ["pass@1 of parallel - rl"], "easy", "all", below=0),
     # ---- Caveats and ablations
-    Check("seeds-alike-in-reward", "reward_gaming", "Result 1, caveat",
-          "At early checkpoints runs of direct RL that end alike in training reward end unlike on the test.",
-          ["pass@1 of rl"], "easy", "sensitive", above=ON_PAR, each=True, level=LEAST_LEVEL,
-          effect=f"{SPREAD} (above {ON_PAR:g}), and the same in training reward (below {ON_PAR:g})",
-          measured=measures.alike_in_reward,
-          published=published.unpublished("the training reward in its figure is too noisy to be read")),
     Check("rl-games-reward", "reward_gaming", "Result 1, caveat",
           "At early checkpoints direct RL games the reward: what it adds is mostly right without a derivation.",
           ["not derived completions of rl", "not derived minus derived completions of rl"], "easy", "early",
@@ -142,6 +137,12 @@ CHECKS = (
           effect="of all completions of rl the right ones not derived, and those minus the derived, last - first step",
           measured=measures.invalid_along_training,
           published=published.unpublished("the paper does not check the steps of its completions")),
+    Check("seeds-alike-in-reward", "reward_gaming", "Result 1, caveat",
+          "At early checkpoints runs of direct RL that end alike in training reward end unlike on the test.",
+          ["pass@1 of rl"], "easy", "sensitive", above=ON_PAR, each=True, level=LEAST_LEVEL,
+          effect=f"{SPREAD} (above {ON_PAR:g}), and the same in training reward (below {ON_PAR:g})",
+          measured=measures.alike_in_reward,
+          published=published.unpublished("the training reward in its figure is too noisy to be read")),
     Check("more-rollouts-by-samples", "ablations", "Rollouts, text of February",
           "More rollouts a question are more sample-efficient: 64 end above 5 after the same questions.",
           ["pass@1 of rl@rollouts-64-hard - rl@rollouts-5-hard"], "hard", "all", above=0,

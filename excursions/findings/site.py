@@ -35,7 +35,7 @@ def write_site(root: Path | str, scale: str) -> list[Path]:
     tables = results.load_tables(root, scale)
     cells = tables.outcomes[explorer.RUN].drop_duplicates()
     folder = root / "reports" / scale
-    by_result = {name: found for name in pages.PAGES if (found := pages.claims_of(root, scale, name))}
+    by_result = pages.by_result(root, scale)
     shared = {
         "recipes": {recipe.name: [recipe.label, recipe.color] for recipe in recipes.RECIPES.values()},
         "multiples": _multiples(tables),

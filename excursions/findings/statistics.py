@@ -5,7 +5,8 @@ and of the runs one could train. Seeds and questions are crossed, every run answ
 the mean is that of a two-way random model, as for readers and cases in radiology (Obuchowski and Rockette 1995; Hillis
 2007):
 
-    seeds      variance of the seeds' means / s                         what another draw of runs would change
+    seeds      variance of the seeds' means / s, at least what the      what another draw of runs would change
+               scatter of seeds within questions adds to it
     questions  variance of the questions' means / q, less what sampling within questions adds to it
 
 Three seeds say little about their own variance. So the part of the seeds is widened by a t quantile of s - 1 degrees of
@@ -169,10 +170,13 @@ def contrast(groups: Sequence[np.ndarray], strata: np.ndarray | None = None) -> 
         total_q += centred_sq.mean(axis=0)
         if count > 1:
             residual_sq = centred_sq - centred_sq.mean(axis=0)
-            sampling += (residual_sq**2).sum(axis=0) @ unbiased_q / (count * (count - 1))
-            part = mean_s.var(ddof=1) / count
+            within = (residual_sq**2).sum(axis=0) @ unbiased_q / (count * (count - 1))
+            sampling += within
+            part, df = mean_s.var(ddof=1) / count, count - 1
+            if part < within:  # means that lie together by luck; the questions know better how far off each may be
+                part, df = within, (count - 1) * max(questions - len(size_b), 1)
             seeds += part
-            seed_df += part**2 / (count - 1)
+            seed_df += part**2 / df
     seed_df = seeds**2 / seed_df if seed_df > 0 else math.inf
     by_questions = max(total_q**2 @ unbiased_q - sampling, 0.0)
     return Estimate(mean, seeds, by_questions, seed_df, max(questions - len(size_b), 1))
@@ -220,8 +224,9 @@ def heterogeneity(found: Sequence[Estimate]) -> float | None:
     if len(found) < 2:
         return None
     mean, variance = (np.array([getattr(one, name) for one in found]) for name in ("mean", "variance"))
-    if variance.min() == 0:
+    if variance.max() == 0:
         return 1.0 if np.ptp(mean) == 0 else LEAST_P
+    variance = np.maximum(variance, 1e-6 * variance.max())  # one that seems to be known exactly, of which no p is 0
     weight = 1 / variance
     share = weight / weight.sum()
     q = weight @ (mean - share @ mean) ** 2

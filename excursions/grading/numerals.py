@@ -17,7 +17,7 @@ from typing import NamedTuple
 from excursions.grading.spelling import plain_signs, unwrapped, without_layout
 
 LONGEST_NUMBER = 300  # characters
-LARGEST_POWER = 20_000  # bits; what is larger is left to the parser
+LARGEST_POWER = 14_000  # bits, some 4,200 digits; what is larger is left to the parser. Python writes out 4,300
 TOLERANCE = Fraction(1, 10**6)  # of a decimal against a value that it rounds
 
 

@@ -135,9 +135,20 @@ class Processes:
             for module in (model, *blocks):
                 module.set_gradient_divide_factor(1.0)  # a sum over the processes, as without sharding
                 module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
-        elif precision == "bf16":
-            model.forward = torch.autocast(self.device.type, torch.bfloat16)(model.forward)
+        else:
+            self._mix_precision(model)
         return model
+
+    def _mix_precision(self, model: nn.Module) -> None:
+        if self.accelerator.mixed_precision == "bf16":
+            model.forward = torch.autocast(self.device.type, torch.bfloat16)(model.forward)
+
+    def frozen(self, model: nn.Module) -> nn.Module:
+        """A copy of the placed model as it is now, whole on each process, that computes in the same precision."""
+        copied = copy.deepcopy(self.plain(model))
+        vars(copied).pop("forward", None)  # a wrapped forward is copied as it is, bound to the model that goes on
+        self._mix_precision(copied)
+        return copied
 
     @torch.no_grad()
     def plain(self, model: nn.Module) -> nn.Module:
@@ -153,7 +164,7 @@ class Processes:
         """After the last micro batch: every `.grad` becomes its sum over the processes. FSDP has done so already."""
         if self.count == 1 or self.sharded:
             return
-        for p in model.parameters():
+        for p in (p for p in model.parameters() if p.requires_grad):
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
             dist.all_reduce(p.grad)

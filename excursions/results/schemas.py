@@ -140,6 +140,7 @@ class RunFile(TypedDict):
     peak_memory_mb: NonNegativeFloat
     fingerprint: Annotated[str, Field(min_length=1)]
     code: NotRequired[dict[str, Any]]  # its digest, the modules, how it was shown
+    files: NotRequired[dict[str, str]]  # the others of the run, each with its sha256
 
 
 @with_config(_MORE)
@@ -190,7 +191,7 @@ class DataFile(TypedDict):
 
 RUN, SUITE, SAMPLE, DATA = (TypeAdapter(kind) for kind in (RunFile, SuiteFile, Sample, DataFile))
 MEASURED = TypeAdapter(tuple[list[Counts], list[dict[str, Any]]])  # in scratch/measured
-RUN_KEYS = tuple(key for key in RunFile.__annotations__ if key != "code")  # what every run.json has
+RUN_KEYS = tuple(key for key in RunFile.__annotations__ if key not in ("code", "files"))  # what every run.json has
 
 
 def parse(kind: TypeAdapter, content: bytes) -> dict:

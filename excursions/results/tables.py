@@ -8,6 +8,7 @@ holds results/ and checkpoints/. What each file must be is in `schemas`; it is c
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import zlib
@@ -100,8 +101,9 @@ def write_run(
         "samples.jsonl.gz": gzip.compress(
             b"".join(_json_bytes("samples.jsonl.gz", schemas.SAMPLE, line) for line in samples), mtime=0
         ),
-        "run.json": _json_bytes("run.json", schemas.RUN, run, indent=1, sort_keys=True),
     }
+    run = run | {"files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}}
+    files["run.json"] = _json_bytes("run.json", schemas.RUN, run, indent=1, sort_keys=True)
     try:
         with whole_folder(Path(folder)) as aside:
             for name, content in files.items():
@@ -194,9 +196,9 @@ def tokens_of(root: Path | str, scale: str, suite: str, checkpoint: str) -> int:
 def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
     """Outcomes, general benchmarks, logs (reward and entropy) and parameters of all suites of a scale with results.
 
-    Only of the checkpoints, recipes and seeds that root/params.yaml names: a cell taken out of the study keeps its
-    results on disk and leaves the figures. (A folder of results without params.yaml is taken whole.) Suites that ask
-    validation questions choose settings and report nothing: they are left out.
+    Only of the suites, checkpoints, recipes and seeds that root/params.yaml names: what is taken out of the study keeps
+    its results on disk and leaves the figures. (A folder of results without params.yaml is taken whole.) Suites that
+    ask validation questions choose settings and report nothing: they are left out.
     between: as for `load_outcomes`. A table is read when it is first asked for.
     """
     file, suites = Path(root) / "params.yaml", suites_with_results(root, scale)
@@ -205,7 +207,8 @@ def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
     folders = folders or run_folders(root, scale, suites[0])  # which says what is missing
     if file.is_file():
         study = params.load(file)
-        suites = [suite for suite in suites if study.scale(scale, suite).asked == "test"]
+        declared = [suite for suite in suites if suite in ("main", *study.suites)]
+        suites = [suite for suite in declared if study.scale(scale, suite).asked == "test"]
         cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(scale, suite)}
         folders = [folder for folder in folders if folder in cells]
     if not folders:

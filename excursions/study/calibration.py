@@ -35,7 +35,8 @@ benchmark, before any recipe is run.
 ## What was tried of each update
 
 Validation questions, 0-shot, seeds that are not reported. pass@1 / 8 / 32 in percent; `mean` is the mean pass@1 of both
-benchmarks, by which a setting is chosen; `derived`: the share of right answers whose steps hold.
+benchmarks, by which a setting is chosen, among runs of one number of steps; where runs differ in it, at a step that all
+of them were measured at (the next table has those in between). `derived`: the share of right answers whose steps hold.
 
 {grid}
 

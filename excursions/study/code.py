@@ -1,8 +1,9 @@
 """Which code computes a run, and its digest: what a run is checked against besides its parameters.
 
-The code of a run is the modules reached by import from its recipe, its engine, its data source and the measurements. Of
-a module its syntax counts, without comments, docstrings and layout. Modules that only describe, check or store (params,
-files, progress bars, paths) are no part of it: the values they hand on are in the fingerprint or in the tables.
+The code of a run is the modules reached by import from its recipe, its engine, its data source and the measurements,
+and the task files of the general benchmarks. Of a module its syntax counts, without comments, docstrings and layout.
+Modules that only describe, check or store (params, files, progress bars, paths) are no part of it: the values they hand
+on are in the fingerprint or in the tables.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PACKAGE = Path(excursions.__file__).parent
 DESCRIBING = ("excursions", "excursions.params", "excursions.files", "excursions.progress", "excursions.tree",
               "excursions.recipes", "excursions.rollout.engines", "excursions.data.source")  # fmt: skip
 MEASURING = ("excursions.evaluation.outcomes", "excursions.evaluation.general", "excursions.models.model")
+TASKS = "data/nano/tasks"  # the harness imports excursions.data.nano.benchmarks because these files name it
 
 
 def run_modules(recipe: str, scale: Scale) -> dict[str, str]:
@@ -31,7 +33,10 @@ def run_modules(recipe: str, scale: Scale) -> dict[str, str]:
     for name in (recipe, *RECIPES[recipe].ancestors):
         if RECIPES[name].make is not None:
             starts.add(f"excursions.training.{RECIPES[name].make}")
-    return reached(tuple(sorted(starts)))
+    if scale.questions.source != "nano":
+        return reached(tuple(sorted(starts)))
+    starts.add("excursions.data.nano.benchmarks")
+    return reached(tuple(sorted(starts))) | {TASKS: _tasks_digest()}
 
 
 def pretraining_modules(scale: Scale) -> dict[str, str]:
@@ -64,6 +69,13 @@ def reached(starts: tuple[str, ...], package: Path = PACKAGE) -> dict[str, str]:
             name = name.rpartition(".")[0]
             waiting.append(name)
     return dict(sorted(found.items()))
+
+
+@lru_cache(maxsize=1)
+def _tasks_digest() -> str:
+    """Of what the task files of nano's general benchmarks say."""
+    files = {file.name: file.read_text(encoding="utf-8").splitlines() for file in (PACKAGE / TASKS).glob("*yaml")}
+    return json_digest({name: [line for line in lines if line[:1] != "#"] for name, lines in files.items()})[:16]
 
 
 def _file(name: str, package: Path) -> Path | None:

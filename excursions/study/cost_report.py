@@ -93,13 +93,15 @@ def _memory_lines(scale: Scale, shape: Shape, lengths: Lengths, machine: Machine
 
 def _advice(stage: str, scale: Scale, shape: Shape, lengths: Lengths, machine: Machine, mixed: bool) -> str:
     """How a stage that does not fit would: sharded, or with the largest power of two as a micro batch."""
-    block = "pretrain" if stage == "pretraining" else "rl"
+    block, key, powers = {"pretraining": ("pretrain", "micro_batch", 12), "sft": ("sft", "micro_batch_tokens", 16)}.get(
+        stage, ("rl", "micro_batch", 12)
+    )
     limit, says = FITS * machine.memory_gb * GB, f"  {stage} does not fit {machine.memory_gb:g} GB"
-    sizes = [getattr(scale, block).micro_batch, *(1 << i for i in reversed(range(12)))]
+    sizes = [getattr(getattr(scale, block), key), *(1 << i for i in reversed(range(powers)))]
     for size in sizes:
-        tried = replace(scale, **{block: replace(getattr(scale, block), micro_batch=size)})
+        tried = replace(scale, **{block: replace(getattr(scale, block), **{key: size})})
         memory = stage_memory(stage, tried, shape, lengths, machine.count, mixed)
-        with_it = "" if size == sizes[0] else f"{block}.micro_batch: {size}"
+        with_it = "" if size == sizes[0] else f"{block}.{key}: {size}"
         if memory.total <= limit:
             return f"{says}; it does with {with_it}"
         if memory.sharded(machine.count) <= limit and not scale.lora:

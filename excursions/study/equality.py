@@ -1,7 +1,8 @@
 """Shows that changed code computes what the code before it did, without computing the runs again.
 
 Of a run the first training steps are done again, and some of its test questions are measured again before training; of
-`base`, which is not trained, the general benchmarks as well. All of it is compared with what the run left behind. On
+`base`, which is not trained, the general benchmarks as well, and of the others their names are looked at. All of it is
+compared with what the run left behind. On
 the machine that made it every number must be the same; elsewhere rounding differs, and a rare draw goes another way, so
 numbers may differ by TOLERANCE. Then run.json is stamped with the new digest and with how it was shown. What is not
 equal is to be computed again.
@@ -18,7 +19,7 @@ import pandas as pd
 
 from excursions.data.source import open_source
 from excursions.evaluation.outcomes import make_exam, measure_general
-from excursions.files import write_json
+from excursions.files import file_digest, write_json
 from excursions.models.model import load_model, load_weights, save_weights
 from excursions.models.processes import Processes
 from excursions.params import Scale
@@ -28,7 +29,7 @@ from excursions.results import tables
 from excursions.rollout.engines import start_engine
 from excursions.study import provenance
 from excursions.study.one_run import Job, measure, start_model, use_cores
-from excursions.study.run import Run, about, code_digest, fingerprint, modules, state_key
+from excursions.study.run import FILES, Run, about, code_digest, fingerprint, modules, state_key
 
 STEPS = 2  # training steps that are done again
 QUESTIONS = 8  # per benchmark, measured again before training
@@ -56,8 +57,7 @@ def show(run: Run, scale: Scale, root: Path) -> str | None:
         found["versions"] == provenance.versions()
     )  # fmt: skip
     gaps = compare(run, scale, root)
-    judged = {what: gap for what, gap in gaps.items() if not what.startswith("sampling/")}  # that is rounding itself
-    what, largest = max(judged.items(), key=lambda item: item[1])
+    what, largest = worst(gaps)
     if largest > TOLERANCE:
         return f"{what}: {largest:.1%} off"
     if same_machine and any(gaps.values()):
@@ -72,6 +72,7 @@ def show(run: Run, scale: Scale, root: Path) -> str | None:
         "shown": f"{_again(run)} and {QUESTIONS} questions a benchmark done again, equal {how}",
         "computed_by": code_before.get("computed_by", code_before.get("digest")),
     }
+    found["files"] = {name: file_digest(run.folder(root) / name) for name in FILES}  # of runs written without them
     write_json(run.folder(root) / "run.json", found)
     _keep_trained(run, scale, root, code_before.get("digest", ""))
     return None
@@ -91,7 +92,13 @@ def _again(run: Run) -> str:
     return "the general benchmarks" if RECIPES[run.recipe].make is None else f"{STEPS} training steps"
 
 
-def compare(run: Run, scale: Scale, root: Path) -> dict[str, float]:
+def worst(gaps: dict[str, float]) -> tuple[str, float]:
+    """What is farthest from what the run left behind, and how far. The difference of sampler and trainer is rounding
+    itself and is not judged."""
+    return max(((what, gap) for what, gap in gaps.items() if not what.startswith("sampling/")), key=lambda one: one[1])
+
+
+def compare(run: Run, scale: Scale, root: Path, steps: int = STEPS) -> dict[str, float]:
     """What was done again -> how far it is from what the run left behind: of a number relative to itself; of right and
     of derived samples in the mean of the questions, relative to their number; of general items the share answered in
     another way."""
@@ -110,11 +117,13 @@ def compare(run: Run, scale: Scale, root: Path) -> dict[str, float]:
         for name in ("correct", "valid"):
             gap_q = (again[name].astype(float) - before.loc[again.index, name].astype(float)).abs() / again["n"]
             gaps[f"{name} samples before training"] = 0.0 if gap_q.isna().all() else gap_q.mean()
+        tasks, general = open_source(seen).general(), tables.load_files([folder], "general")
+        gaps["names of the general benchmarks"] = float({*tasks.tasks} != {*general["benchmark"].unique()})
         if RECIPES[run.recipe].make is None:
-            items = measure_general(processes.plain(model), tokenizer, open_source(seen).general(), processes)
-            gaps["answers to general items"] = _changed(items, tables.load_files([folder], "general"))
+            items = measure_general(processes.plain(model), tokenizer, tasks, processes)
+            gaps["answers to general items"] = _changed(items, general)
         work = job.training()
-        for step in range(1, min(STEPS, work.steps) + 1):
+        for step in range(1, min(steps, work.steps) + 1):
             metrics = work.update(step)
             written = log[log["step"] == step].iloc[0]
             for name, value in metrics.items():

@@ -50,12 +50,14 @@ def find_log(root: Path, name: str | None) -> Path:
 def follow(file: Path, wait: float = 1.0) -> Iterator[str]:
     """A line for each step, those that are there and then the new ones, until the last step; each step once, though a
     run that is killed and resumed does some again. wait: seconds between two looks."""
-    last = 0
+    last = length = 0
     while True:
         for line in file.read_bytes().splitlines(keepends=True):
             step, steps, shown = (
                 _step(file, line) if line.endswith(b"\n") else (0, 0, "")
             )  # the last may be half written
+            if steps and steps != length:  # the run was started again, with another number of steps
+                last, length = 0, steps
             if step > last:
                 last = step
                 yield shown

@@ -89,6 +89,15 @@ def train_run(run: Run, scale: Scale, root: Path, processes: Processes, keep_mod
     started = time.time()
     scratch = run.scratch(root)
     identity = _identity(run, root)
+    # now and not hours later, when the sources may be others than those that were imported
+    origin = {
+        "versions": provenance.versions(),
+        "git_commit": provenance.git_commit(root),
+        "dirty": provenance.is_dirty(root),
+        "machine": provenance.machine(),
+        "fingerprint": fingerprint(run, scale, root),
+        "code": {"digest": code_digest(run, scale), "shown": "computed by it", "modules": modules(run, scale)},
+    }
     with locked(scratch / "lock", run.name) if processes.is_main else nullcontext():
         model, tokenizer = start_model(run, scale, root, processes)
         with closing(start_engine(seen.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
@@ -99,28 +108,20 @@ def train_run(run: Run, scale: Scale, root: Path, processes: Processes, keep_mod
             general = measure_general(plain, tokenizer, open_source(seen).general(), processes)
             progress.step()
         if processes.is_main:
-            about = {
+            about = origin | {
                 "parameters": parameters(run, scale),
                 "engine": asdict(seen.engine),
-                "versions": provenance.versions(),
-                "git_commit": provenance.git_commit(root),
-                "dirty": provenance.is_dirty(root),
-                "machine": provenance.machine(),
                 "processes": processes.describe(),
                 "wall_seconds": round(state["seconds"] + time.time() - started, 1),
                 "peak_memory_mb": provenance.peak_memory_mb(),
-                "fingerprint": fingerprint(run, scale, root),
-                "code": {"digest": code_digest(run, scale), "shown": "computed by it",
-                         "modules": modules(run, scale)},
                 "model_sha256": model_digest(plain),
-            }  # fmt: skip
+            }
             outcomes = pd.DataFrame(state["outcomes"]).assign(**identity)
             log = pd.DataFrame(state["log"]).assign(**identity)
-            folder = run.folder(root)
-            tables.write_run(folder, outcomes, general.assign(**identity), log, state["samples"], about)
-            if keep_model:
+            if keep_model:  # before the results: a run that has those is not computed again
                 save_model(plain, tokenizer, tree.trained_folder(root, *run), seen.pretrain.dtype)
                 write_card(run, about, outcomes, root)
+            tables.write_run(run.folder(root), outcomes, general.assign(**identity), log, state["samples"], about)
     processes.delete_state(scratch / "state")
 
 
@@ -158,7 +159,7 @@ def start_model(
         work = job.training()
         with job.progress(f"for {run.recipe}", work.steps) as progress:
             for step in range(1, work.steps + 1):
-                work.update(step)
+                check_finite(work.update(step), parent, step)
                 progress.step()
     _save_trained(job)
     return (processes.place(processes.plain(model), lora, run.seed) if lora else model), tokenizer

@@ -20,7 +20,7 @@ from excursions.params import Scale, UserError
 from excursions.progress import Progress
 from excursions.recipes import RECIPES
 from excursions.results import tables
-from excursions.study.run import Run, status
+from excursions.study.run import Run, code_digest, status
 
 
 def train_runs(wanted: Sequence[Run], scale: Scale, root: Path, keep: Iterable[Run] = ()) -> list[Run]:
@@ -58,9 +58,11 @@ def train_runs(wanted: Sequence[Run], scale: Scale, root: Path, keep: Iterable[R
         from excursions.study.one_run import train_run
 
         processes = Processes()
-        for run in in_order(todo + changed):
+        # as the main process finds it: two that disagree would wait for each other for ever
+        chosen = processes.join([in_order(todo + changed)] if processes.is_main else [])[0]
+        for run in chosen:
             train_run(run, scale, root, processes, run in keep)
-        return todo + changed
+        return chosen
     if changed:
         from excursions.study import equality
 
@@ -95,6 +97,7 @@ def _pool(todo: list[Run], scale: Scale, root: Path, keep: set[Run]) -> None:
     progress = Progress("runs", len(todo), unit="runs")
     failures, waiting = [], list(todo)
     working: dict[Future, Run] = {}
+    digests = {run: code_digest(run, scale) for run in todo}
     # A pool of one new process for each run, so that its peak memory is its own, and that one which is killed takes no
     # other with it. The server that forks them has imported what they need and has run nothing, so that a start costs
     # no seconds and no thread of torch is lost in a fork.
@@ -106,17 +109,28 @@ def _pool(todo: list[Run], scale: Scale, root: Path, keep: set[Run]) -> None:
         for run in ready[: scale.workers - len(working)]:
             waiting.remove(run)
             pool = ProcessPoolExecutor(1, context, end_with, (os.getpid(),))
-            working[pool.submit(_alone, run, scale, root, run in keep)] = run
+            working[pool.submit(_alone, run, scale, root, run in keep, digests[run])] = run
             pool.shutdown(wait=False)
         for done in wait(working, return_when=FIRST_COMPLETED).done:
-            failures += _failure(working.pop(done), done)
+            run = working.pop(done)
+            failed = _failure(run, done)
             progress.step()
+            # each would train it again from its first step, to fail alike
+            for child in [other for other in waiting if failed and run in _ancestors(other)]:
+                waiting.remove(child)
+                failed.append(f"{child.name}: not started, as it starts from {run.name}")
+                progress.step()
+            failures += failed
     if failures:
         raise UserError("\n".join([f"{len(failures)} of {len(todo)} runs failed; the others are complete.", *failures]))
 
 
-def _alone(run: Run, scale: Scale, root: Path, keep_model: bool) -> None:
-    """In a process of its own."""
+def _alone(run: Run, scale: Scale, root: Path, keep_model: bool, digest: str) -> None:
+    """In a process of its own. digest: of the code as it was when the command started, and the server imported it."""
+    if code_digest(run, scale) != digest:
+        raise UserError(f"{run.name}: its code was edited after this command had started; start the command again.")
+    if status(run, scale, root) == "there":  # by now: another command has computed it
+        return
     from excursions.models.processes import Processes
     from excursions.study.one_run import train_run
 

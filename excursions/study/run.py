@@ -75,6 +75,9 @@ def fingerprint(run: Run, scale: Scale, root: Path) -> str:
         "engine": [seen.engine.name, seen.engine.importance_cap],
         "questions": _questions(seen, root),
     }
+    if copies := seen.hub and seen.hub.general:  # of the general benchmarks; those of the hub have no bytes here
+        files = sorted(Path(copies).expanduser().glob("*.jsonl"))
+        about["general"] = {file.name: _digest(file, file.stat().st_mtime_ns) for file in files}
     if run.parent is None:
         folder = run.checkpoint_folder(root)
         files = weight_files(folder)
@@ -135,12 +138,22 @@ def status(run: Run, scale: Scale, root: Path) -> Status:
     found = about(run, root)
     if found is None or found.get("fingerprint") != fingerprint(run, scale, root):
         return "to compute"
+    for name, wrong in faults(run, found, root).items():
+        print(f"{run.folder(root) / name} {wrong}, so this run is taken as not computed", flush=True)
+        return "to compute"
+    return "there" if found.get("code", {}).get("digest") == code_digest(run, scale) else "code changed"
+
+
+def faults(run: Run, found: dict, root: Path) -> dict[str, str]:
+    """Which of its files are not as the run wrote them by its run.json, and in what."""
+    wrong = {}
     for name in FILES:
         file = run.folder(root) / name
         if not file.is_file() or file.stat().st_size == 0:
-            print(f"{file} is missing or empty, so this run is taken as not computed", flush=True)
-            return "to compute"
-    return "there" if found.get("code", {}).get("digest") == code_digest(run, scale) else "code changed"
+            wrong[name] = "is missing or empty"
+        elif found.get("files", {}).get(name) not in (None, _digest(file, file.stat().st_mtime_ns)):
+            wrong[name] = "was changed after the run had written it"
+    return wrong
 
 
 def kept_models(runs: Iterable[Run], study: Study) -> set[Run]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 
@@ -38,7 +37,7 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
     prompts = [prompt_ids(tokenizer, q.text, (), scale.questions) for q in questions]
     check_lengths(prompts, params.max_new_tokens, engine.context, "rl.max_new_tokens")
     optimizer = adamw(model, params.learning_rate, params.betas, params.weight_decay)
-    reference = copy.deepcopy(processes.plain(model)) if params.kl else None
+    reference = processes.frozen(model) if params.kl else None
 
     def update(step: int) -> dict[str, float]:
         started = time.perf_counter()
@@ -63,10 +62,10 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
         )
         shares = processes.sum(reward_metrics(texts_pg, len(chosen) * params.rollouts))
         graded = time.perf_counter()
-        model.train()
         first_pass: dict | None = {} if params.inner_steps > 1 else None
         for group in optimizer.param_groups:
             group["lr"] = warmup(step, params.learning_rate, params.warmup_steps)
+        sampling: dict[str, float] = {}
         for inner_step in range(params.inner_steps):
             metrics = rl_gradients(
                 model, groups, temperature=params.temperature, clip=params.clip, kl=params.kl, ref_model=reference,
@@ -77,11 +76,12 @@ def rl_update(start: Start) -> tuple[Callable[[int], dict[str, float]], torch.op
             )  # fmt: skip
             if inner_step == 0:  # later the policy has moved
                 check_sampler(metrics, scale.engine)
+                sampling = {name: value for name, value in metrics.items() if name.startswith("sampling/")}
             metrics["grad_norm"] = step_optimizer(model, optimizer, params.max_grad_norm)
-        model.eval()
         done = time.perf_counter()
         return (
             metrics
+            | sampling
             | shares
             | {
                 "learning_rate": optimizer.param_groups[0]["lr"],

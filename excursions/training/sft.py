@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from excursions.data.batches import batch_indices, seeded
 from excursions.data.loading import load_questions
@@ -51,14 +52,12 @@ def sft_update(
 
     def update(step: int) -> dict[str, float]:
         started = time.perf_counter()
-        model.train()
         chosen = [examples[i] for i in batch_indices(len(examples), batch_size, start.seed, step)]
         for group in optimizer.param_groups:
             group["lr"] = cosine(step, last, params.learning_rate, params.warmup_steps)
         with recomputing(model, params.gradient_checkpointing):
             metrics = sft_gradients(model, chosen, tokenizer.pad_token_id, start.processes, params.micro_batch_tokens)
         metrics["sft_grad_norm"] = step_optimizer(model, optimizer, params.max_grad_norm)
-        model.eval()
         return metrics | {
             "sft_learning_rate": optimizer.param_groups[0]["lr"],
             "sft_time": time.perf_counter() - started,
@@ -104,14 +103,24 @@ def check_context(examples: Sequence[Example], context: int) -> None:
 
 @contextmanager
 def recomputing(model: torch.nn.Module, wanted: bool | None) -> Iterator[None]:
-    """Gradient checkpointing inside the block alone: RL, on the same model, needs keys and values, which it drops."""
-    if wanted:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    """Gradient checkpointing inside the block alone: RL, on the same model, needs keys and values, which it drops.
+
+    It acts on layers in training mode only. Their parts stay in evaluation mode, as everywhere in this project: dropout
+    (GPT-2's, for one) would score other probabilities than were sampled.
+    """
+    if not wanted:
+        yield
+        return
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
+        for layer in layers:
+            layer.training = True
         yield
     finally:
-        if wanted:
-            model.gradient_checkpointing_disable()
+        for layer in layers:
+            layer.training = False
+        model.gradient_checkpointing_disable()
 
 
 def sft_gradients(

@@ -33,12 +33,16 @@ LONGEST_SOLUTION = 79  # tokens, of the gold ones; with the end token what `max_
 EXAMPLE_CELLS = ("e1n20", "e2n20", "e1n9", "e2n9", "e0n20", "e3n9", "e1n50", "e2n20")
 
 
-@lru_cache(maxsize=4)
 def question_set(params: Questions) -> QuestionSet:
     """The questions of both benchmarks: disjoint splits of disjoint problems, each with gold solutions.
 
     A benchmark is a mixture of cells (`easy_mixture`, `hard_mixture`); each split draws from it by itself.
     """
+    return _question_set(params, repr(params))
+
+
+@lru_cache(maxsize=4)  # by the text too: mixtures in another order are equal, and draw other questions
+def _question_set(params: Questions, written: str) -> QuestionSet:
     rng = random.Random(params.seed)
     taken: set[str] = set()
     splits: dict[str, list[Question]] = {"train": [], "validation": [], "test": [], "examples": []}

@@ -156,7 +156,8 @@ def _over_tokens(row: Sequence[Axes], points: pd.DataFrame, words: str) -> None:
     values = sorted(set(points["value"]))
     for axes, k in zip(row, KS, strict=True):
         axes.set_title(f"pass@{k}", loc="left")
-        for value, here in points[points["k"] == k].groupby("value"):
+        # the curves with the fewest points last, on top: another one may cover all they have
+        for value, here in sorted(points[points["k"] == k].groupby("value"), key=lambda one: -len(one[1])):
             look = _sequence(len(values), values.index(value), words.format(value))
             mean = here[here["seed"].isna()] if "seed" in here.columns else here  # the seeds of base are one model
             # a line ends where a checkpoint was not measured, instead of crossing the others

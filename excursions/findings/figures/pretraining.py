@@ -166,6 +166,7 @@ def general_capabilities(general: pd.DataFrame, changes: pd.DataFrame) -> Figure
         bands[0] = bands[0]._replace(heading="this study (paper)")
     bands += [Band("paper (OLMo2 1B, published)", True, 4), Band("", True, 4)]
     note = GENERAL_NOTE + "In brackets: accuracy of base at the first and the last checkpoint; the line at 0 is base. "
+    note += "Single benchmarks: RL and SFT alone; the average: all recipes. "
     note += curves.missing(general, ["base", *few])
     figure, rows = page(headlines.general_capabilities(changes)[0], note, bands, shown)
     for last in (rows[1], rows[3]):

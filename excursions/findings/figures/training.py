@@ -32,6 +32,7 @@ from excursions.findings.plotting import (
 
 SOLVED = "problems solved (%)"
 PAPERS_MULTIPLE = 0.7  # of Chinchilla-optimal: the checkpoint of the paper's figure, 14B tokens
+LOGGED = ("reward", "entropy")
 NAMES = {"sft_rl": "pretraining → SFT → RL", "rl": "pretraining → RL"}
 PASS = [Line2D([], [], color=GREY, ls=DASHES[k], label=f"pass@{k}") for k in (1, 32)]
 
@@ -61,7 +62,7 @@ def sharpening_or_expansion(dynamics: pd.DataFrame, logs: pd.DataFrame, changes:
     ]
     columns = max(len(names), 1)
     bands += [Band(f"this study ({scale}): every checkpoint, easy problems", False, columns, 1.4, 0.45)]
-    bands += [Band("", False, columns, 0.9, 0.45), Band("", False, columns, 0.9, 0.45)]
+    bands += [Band(f"this study ({scale}): {what} while training", False, columns, 0.9, 0.45) for what in LOGGED]
     title = headlines.sharpening_or_expansion(changes)[0]
     figure, rows = page(title, note, bands, list(NAMES)[::-1], [*PASS, SEEDS])
     theirs = reference.dynamics().assign(ci_low=lambda t: t["estimate"], ci_high=lambda t: t["estimate"])
@@ -76,7 +77,7 @@ def sharpening_or_expansion(dynamics: pd.DataFrame, logs: pd.DataFrame, changes:
     for column, (name, label) in enumerate(names.items()):
         _steps(rows[2][column], dynamics[dynamics["checkpoint"] == name])
         rows[2][column].set_title(label, loc="left")
-        for row, what in ((rows[3], "reward"), (rows[4], "entropy")):
+        for row, what in zip(rows[3:], LOGGED, strict=True):
             _log(row[column], logs[logs["checkpoint"] == name], what)
     for axes in [] if names else [row[0] for row in rows[2:]]:
         nothing(axes)
@@ -138,6 +139,7 @@ STARTS = {
     "SFT": "RL after SFT, change from the SFT model",
 }
 KIND_COLORS = ("#1b9e77", "#d95f02", "#e6ab02", "#dddddd")
+KIND_LETTERS = ("E", "S", "1", "")  # for whom the colours are alike
 
 
 @styled
@@ -151,8 +153,8 @@ def phase_map(phases: pd.DataFrame) -> Figure:
         "no entropy is known."
     )
     marks = [
-        Line2D([], [], marker="s", lw=0, ms=8, color=c, label=k)
-        for k, c in zip(headlines.KINDS, KIND_COLORS, strict=True)
+        Line2D([], [], marker="s", lw=0, ms=8, color=color, label=f"{letter}: {kind}" if letter else kind)
+        for kind, color, letter in zip(headlines.KINDS, KIND_COLORS, KIND_LETTERS, strict=True)
     ]
     bands = [Band(f"this study ({scale}): {words}", False, 4, 1.7, 0.75) for words in STARTS.values()]
     figure, rows = page(headlines.phase_map(phases)[0], note, bands, (), marks)
@@ -209,6 +211,9 @@ def _kind_map(axes: Axes, kinds: pd.DataFrame) -> None:
         nothing(axes)
     else:
         _cells(axes, wide, cmap=ListedColormap(KIND_COLORS), vmin=-0.5, vmax=3.5)
+        for (y, x), number in np.ndenumerate(wide.to_numpy(float)):
+            if np.isfinite(number):
+                axes.text(x, y, KIND_LETTERS[int(number)], ha="center", va="center", size=6.5, color="#222222")
 
 
 def _cells(axes: Axes, wide: pd.DataFrame, **colors: Any) -> None:
@@ -226,8 +231,8 @@ def reward_gaming(points: pd.DataFrame) -> Figure:
     names, recipes = curves.multiples(points), [name for name in LOOKS if name in set(points["recipe"])]
     note = (
         "Right: the final answer is, which is what the reward sees. Derived: right, and every equation is true, every "
-        "operand told or derived, and the last results the answer. Shaded below: right but not derived, a guess or a "
-        "lucky error. Easy problems, pass@1. "
+        "operand told or derived, and the last results the answer. Shaded above: 95% interval over questions and "
+        "training seeds; shaded below: right but not derived, a guess or a lucky error. Easy problems, pass@1. "
     )
     along, last = points[~points["is_end"]], points[points["is_end"]]
     asked = "Along training all points of a checkpoint are of the same questions, fewer than after it. "
@@ -236,7 +241,7 @@ def reward_gaming(points: pd.DataFrame) -> Figure:
     bands += [Band("along direct RL: right and derived", False, max(len(names), 1), 1.3, 0.45)]
     bands += [Band("along RL after SFT: right and derived", False, max(len(names), 1), 1.3, 0.45)]
     dashes = [Line2D([], [], color=GREY, ls=ls, label=label) for ls, label in (("-", "right"), (":", "derived"))]
-    figure, rows = page(headlines.reward_gaming(points)[0], note, bands, recipes, dashes)
+    figure, rows = page(headlines.reward_gaming(points)[0], note, bands, recipes, [*dashes, SEEDS])
     last = last.assign(x=lambda table: table["chinchilla"].astype(float))
     gap = last[(last["measure"] == "gap")].merge(
         last.loc[(last["measure"] == "correct") & last["seed"].isna(), ["checkpoint", "recipe", "estimate"]],

@@ -46,7 +46,8 @@ def effect(claim: Claim, what: str = "") -> str:
 
 
 def answer(found: list[Claim]) -> list[str]:
-    """What came out for the claims of one result, in two sentences: its first claim, and the count of verdicts."""
+    """What came out for the claims of one result, in two sentences: its first claim, and the count of verdicts. The
+    claims are ours, in the paper's sense, so they stand without quotation marks."""
     first = found[0]
     decided = f"; {checks.conclude(first.contrasts)[1].formula} decides" if len(first.contrasts) > 1 else ""
     at = dict.fromkeys(UNDERIVED.findall(first.note))
@@ -54,16 +55,18 @@ def answer(found: list[Claim]) -> list[str]:
     measured = f" ({effect(first)}, 95% interval{decided}{doubts})" if effect(first) else ""
     counts = {verdict: sum(claim.verdict == verdict for claim in found) for verdict in MARKS}
     counted = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
-    of = "The one sentence" if len(found) == 1 else f"Of {len(found)} sentences"
-    return [
-        f"“{first.claim.rstrip('.')}”: {first.verdict} here{measured}.",
-        f"{of} of the paper that {'is' if len(found) == 1 else 'are'} tested on this page: {counted}.",
-    ]
+    said = [f"Claim: {first.claim.rstrip('.')}. It is {first.verdict} here{measured}."]
+    return [*said, f"The {len(found)} claims of this result: {counted}."] if len(found) > 1 else said
 
 
 def claims_of(root: Path, scale: str, name: str) -> list[Claim]:
     """The claims that the notebook of a page has written; none if it has not, or has none."""
     return claims.load_claims_of(root, scale, name) if claims.claims_file(root, scale, name).is_file() else []
+
+
+def by_result(root: Path, scale: str) -> dict[str, list[Claim]]:
+    """The claims of each page that has any, in the order of the pages."""
+    return {name: found for name in PAGES if (found := claims_of(root, scale, name))}
 
 
 @functools.cache

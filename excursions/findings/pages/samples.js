@@ -3,7 +3,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("choices");
 const [SUITE, CHECKPOINT, RECIPE, SEED, STEP, KEPT] = [0, 1, 2, 3, 4, 5];
 const [QUESTION, TEXT, RIGHT, DERIVED, WHY] = [0, 1, 2, 3, 4];
-const FILTERS = { "": () => true, right: (one) => one[RIGHT], wrong: (one) => !one[RIGHT], derived: (one) => one[DERIVED], "not derived": (one) => !one[DERIVED] };
+const FILTERS = { "": () => true, right: (one) => one[RIGHT], wrong: (one) => !one[RIGHT], derived: (one) => one[DERIVED], "not derived": (one) => one[RIGHT] && one[DERIVED] === false };
 let chosen = null;  // [checkpoint, recipe]
 
 function element(name, text, attributes = {}) {
@@ -74,9 +74,11 @@ function drawTexts() {
   for (const cell of steps) {
     const column = element("div"), shown = kept(cell), list = element("ol");
     column.append(element("h3", `${cell[STEP] ? `after step ${cell[STEP]}` : chosen[1] === "base" ? "the base model" : "before training"}: ${counts(shown)}`), list);
-    for (const one of shown.filter(FILTERS[form.elements.show.value])) {
+    const picked = shown.filter(FILTERS[form.elements.show.value]);
+    if (!picked.length) column.append(element("p", "none of them", { className: "dim" }));
+    for (const one of picked) {
       const item = element("li"), grade = one[RIGHT] ? one[DERIVED] === false ? "right, not derived" : one[DERIVED] ? "right and derived" : "right" : "wrong";
-      item.append(element("p", `${one[RIGHT] ? "✓" : "✗"} ${grade} (${one[WHY]})`, { className: `verdict ${one[RIGHT] ? one[DERIVED] === false ? "inconclusive" : "supported" : "not-supported"}` }));
+      item.append(element("p", `${one[RIGHT] ? "✓" : "✗"} ${grade}${one[WHY] === "length" ? ", cut off at the longest length" : ""}`, { className: `verdict ${one[RIGHT] ? one[DERIVED] === false ? "inconclusive" : "supported" : "not-supported"}` }));
       if (Array.isArray(one[TEXT])) {
         const written = element("ul", undefined, { className: "steps" });
         for (const [step, holds] of one[TEXT]) {
