@@ -183,8 +183,9 @@ def _block(raw: dict, name: str, path: Path) -> Scale:
     for recipe, values in overrides.items():
         changed(scale, values, f"{path}: {name}", f"{where}.{recipe}")
         for block in values:  # another one would be changed without any effect
-            read = (*recipes.RECIPES[recipe].reads, "engine", "lora")
-            one_of(block, read, f"block that {recipe} reads (key '{where}.{recipe}' of {path})")
+            one_of(
+                block, recipes.RECIPES[recipe].takes, f"block that {recipe} reads (key '{where}.{recipe}' of {path})"
+            )
     return scale
 
 

@@ -36,6 +36,11 @@ class Recipe:
         inherited = RECIPES[self.parent].reads if self.parent else MEASURED
         return tuple(dict.fromkeys((*inherited, *self.blocks)))
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The blocks of which it may see other values (`overrides`)."""
+        return (*self.reads, "engine", "lora")
+
 
 RECIPES = {
     recipe.name: recipe

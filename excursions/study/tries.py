@@ -69,8 +69,8 @@ def plan_try(
     overrides = {}
     for one in (recipe, *RECIPES[recipe].ancestors):
         before = (raw[scale].get("overrides") or {}).get(one) or {}
-        blocks = {**before, **changed}
-        overrides[one] = {block: {**before.get(block, {}), **changed.get(block, {})} for block in blocks}
+        taken = {block: values for block, values in changed.items() if block in RECIPES[one].takes}
+        overrides[one] = {block: {**before.get(block, {}), **taken.get(block, {})} for block in {**before, **taken}}
     head = {"scales": [scale], "checkpoints": [checkpoint], "recipes": [recipe], "seeds": list(dict.fromkeys(seeds))}
     made = head | {"more_seeds": {}, "keep_models": [], scale: raw[scale] | {"overrides": overrides, "seeds": None}}
     text = yaml.safe_dump(made, sort_keys=False)
