@@ -30,8 +30,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder and renames it to `path` if the block succeeds. Raises OSError for
     what the disk refuses, whatever library met it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # not the number of the process alone, which two containers that share a folder may both have
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    temporary = _beside(path, "partial")
     mode = _mode_of_new(temporary)
     try:
         with _refusals(path):
@@ -57,7 +56,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         for part in [*temporary.rglob("*"), temporary]:
             _open_up(part, mode)
             _sync_folder(part) if part.is_dir() else _sync(part)
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        old = _beside(path, "old")
         if path.exists():
             os.replace(path, old)
         try:
@@ -70,6 +69,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A name in the same folder that nobody else makes. The number of the process alone would not do: two containers
+    that share a folder may both have it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.{ending}")
 
 
 def _mode_of_new(path: Path) -> int:

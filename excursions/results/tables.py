@@ -207,8 +207,10 @@ def load_tables(root: Path | str, scale: str, between: bool = True) -> Tables:
     folders = folders or run_folders(root, scale, suites[0])  # which says what is missing
     if file.is_file():
         study = params.load(file)
-        declared = [suite for suite in suites if suite in ("main", *study.suites)]
-        suites = [suite for suite in declared if study.scale(scale, suite).asked == "test"]
+        suites = [
+            suite for suite in suites
+            if suite in ("main", *study.suites) and study.scale(scale, suite).asked == "test"
+        ]  # fmt: skip
         cells = {run_folder(root, scale, suite, *cell) for suite in suites for cell in study.cells(scale, suite)}
         folders = [folder for folder in folders if folder in cells]
     if not folders:

@@ -50,6 +50,11 @@ def digest(modules: dict[str, str]) -> str:
     return json_digest(modules)
 
 
+def stamp(modules: dict[str, str], shown: str) -> dict[str, object]:
+    """What run.json and suite.json say of the code. shown: that it computed them, or how it was shown to be equal."""
+    return {"digest": digest(modules), "shown": shown, "modules": modules}
+
+
 @lru_cache(maxsize=64)
 def reached(starts: tuple[str, ...], package: Path = PACKAGE) -> dict[str, str]:
     """Module -> digest, of all modules of the package that the starts import, directly or not."""

@@ -2,10 +2,9 @@
 
 Of a run the first training steps are done again, and some of its test questions are measured again before training; of
 `base`, which is not trained, the general benchmarks as well, and of the others their names are looked at. All of it is
-compared with what the run left behind. On
-the machine that made it every number must be the same; elsewhere rounding differs, and a rare draw goes another way, so
-numbers may differ by TOLERANCE. Then run.json is stamped with the new digest and with how it was shown. What is not
-equal is to be computed again.
+compared with what the run left behind. On the machine that made it every number must be the same; elsewhere rounding
+differs, and a rare draw goes another way, so numbers may differ by TOLERANCE. Then run.json is stamped with the new
+digest and with how it was shown. What is not equal is to be computed again.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from excursions.progress import Progress
 from excursions.recipes import RECIPES
 from excursions.results import tables
 from excursions.rollout.engines import start_engine
-from excursions.study import provenance
+from excursions.study import code, provenance
 from excursions.study.one_run import Job, measure, start_model, use_cores
-from excursions.study.run import FILES, Run, about, code_digest, fingerprint, modules, state_key
+from excursions.study.run import FILES, Run, about, fingerprint, modules, state_key
 
 STEPS = 2  # training steps that are done again
 QUESTIONS = 8  # per benchmark, measured again before training
@@ -66,12 +65,9 @@ def show(run: Run, scale: Scale, root: Path) -> str | None:
         return "no run.json"
     how = f"within {largest:.1g} of each number" if largest else "exactly"
     code_before = found.get("code", {})
-    found["code"] = {
-        "digest": code_digest(run, scale),
-        "modules": modules(run, scale),
-        "shown": f"{_again(run)} and {QUESTIONS} questions a benchmark done again, equal {how}",
-        "computed_by": code_before.get("computed_by", code_before.get("digest")),
-    }
+    shown = f"{_again(run)} and {QUESTIONS} questions a benchmark done again, equal {how}"
+    computed_by = code_before.get("computed_by", code_before.get("digest"))
+    found["code"] = code.stamp(modules(run, scale), shown) | {"computed_by": computed_by}
     found["files"] = {name: file_digest(run.folder(root) / name) for name in FILES}  # of runs written without them
     write_json(run.folder(root) / "run.json", found)
     _keep_trained(run, scale, root, code_before.get("digest", ""))
@@ -111,7 +107,7 @@ def compare(run: Run, scale: Scale, root: Path, steps: int = STEPS) -> dict[str,
     gaps: dict[str, float] = {}
     with closing(start_engine(seen.engine, processes.plain(model), tokenizer, processes.local_rank)) as engine:
         job = Job(run, scale, root, model, tokenizer, engine, processes)
-        rows, _ = measure(job, make_exam(seen, job.split, QUESTIONS, job.shots))
+        rows, _ = measure(job, make_exam(seen, seen.asked, QUESTIONS, job.shots))
         before = outcomes[outcomes["step"] == 0].set_index(["benchmark", "question_id"])
         again = pd.DataFrame(rows).set_index(["benchmark", "question_id"])
         for name in ("correct", "valid"):

@@ -35,7 +35,7 @@ from excursions.rollout.sampler import Sampler
 from excursions.study import code, provenance
 from excursions.study.card import write_card
 from excursions.study.live import Log
-from excursions.study.run import Run, code_digest, fingerprint, modules, parameters, state_key
+from excursions.study.run import Run, fingerprint, modules, parameters, state_key
 from excursions.training.recipes import Training, training
 
 SAVE_EVERY = 10  # RL steps between saved states, at least
@@ -64,11 +64,6 @@ class Job:
         """Worked examples in its prompts: a base checkpoint does not know the answer's form (paper, section 2)."""
         return self.scale.evaluate.shots if RECIPES[self.run.recipe].make is None else 0
 
-    @property
-    def split(self) -> str:
-        """The questions that are asked: those of the test, but where settings are chosen."""
-        return self.scale.asked
-
     def training(self) -> Training:
         run = self.run
         return training(run.recipe, self.model, self.tokenizer, self.engine, self.scale, run.seed, self.processes)
@@ -96,7 +91,7 @@ def train_run(run: Run, scale: Scale, root: Path, processes: Processes, keep_mod
         "dirty": provenance.is_dirty(root),
         "machine": provenance.machine(),
         "fingerprint": fingerprint(run, scale, root),
-        "code": {"digest": code_digest(run, scale), "shown": "computed by it", "modules": modules(run, scale)},
+        "code": code.stamp(modules(run, scale), "computed by it"),
     }
     with locked(scratch / "lock", run.name) if processes.is_main else nullcontext():
         model, tokenizer = start_model(run, scale, root, processes)
@@ -176,8 +171,8 @@ def _train(job: Job) -> dict:
     if state is None:
         state = {"fingerprint": wanted, "step": -1, "log": [], "outcomes": [], "samples": [], "seconds": 0.0}
     before = state["seconds"]
-    whole = make_exam(scale, job.split, getattr(scale.questions, job.split), job.shots)
-    short = make_exam(scale, job.split, scale.evaluate.questions_between, job.shots)
+    whole = make_exam(scale, scale.asked, getattr(scale.questions, scale.asked), job.shots)
+    short = make_exam(scale, scale.asked, scale.evaluate.questions_between, job.shots)
     for exam in (whole, short):
         exam.check_lengths(job.tokenizer, job.engine.context)
     points = scale.evaluate.between + 1

@@ -25,7 +25,7 @@ def pretrain_suite(scale: Scale, root: Path, scale_name: str, suite: str) -> Non
     folder, scratch = (of(root, scale_name, suite) for of in (tree.suite_folder, tree.pretraining_scratch))
     about = read_json(folder / "suite.json", schemas.SUITE) or {}
     modules = code.pretraining_modules(scale)
-    stamp = {"digest": code.digest(modules), "shown": "computed by it", "modules": modules}
+    stamp = code.stamp(modules, "computed by it")
     is_there = about.get("fingerprint") == pretrain.fingerprint(scale) and all(
         (folder / name / "model.safetensors").is_file() for name in scale.pretrain.save
     )

@@ -138,22 +138,17 @@ def status(run: Run, scale: Scale, root: Path) -> Status:
     found = about(run, root)
     if found is None or found.get("fingerprint") != fingerprint(run, scale, root):
         return "to compute"
-    for name, wrong in faults(run, found, root).items():
-        print(f"{run.folder(root) / name} {wrong}, so this run is taken as not computed", flush=True)
-        return "to compute"
-    return "there" if found.get("code", {}).get("digest") == code_digest(run, scale) else "code changed"
-
-
-def faults(run: Run, found: dict, root: Path) -> dict[str, str]:
-    """Which of its files are not as the run wrote them by its run.json, and in what."""
-    wrong = {}
     for name in FILES:
         file = run.folder(root) / name
         if not file.is_file() or file.stat().st_size == 0:
-            wrong[name] = "is missing or empty"
+            wrong = "is missing or empty"
         elif found.get("files", {}).get(name) not in (None, _digest(file, file.stat().st_mtime_ns)):
-            wrong[name] = "was changed after the run had written it"
-    return wrong
+            wrong = "was changed after the run had written it"
+        else:
+            continue
+        print(f"{file} {wrong}, so this run is taken as not computed", flush=True)
+        return "to compute"
+    return "there" if found.get("code", {}).get("digest") == code_digest(run, scale) else "code changed"
 
 
 def kept_models(runs: Iterable[Run], study: Study) -> set[Run]:
